@@ -64,6 +64,7 @@ type Decision struct {
 	Reason Reason
 	Detail string // a sentence for the administrator; may name what the user may not know
 	Grant  string // name of the first grant in file order that allows
+	Policy string // hash of the policy that decided
 
 	// Host is the request's host in normal form, and Literal its address
 	// where it is an IP literal. Both are zero for BadHost.
