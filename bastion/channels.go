@@ -1,0 +1,171 @@
+package bastion
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	gl "github.com/gliderlabs/ssh"
+	"golang.org/x/crypto/ssh"
+
+	"sekisho/audit"
+)
+
+// directTCPIP answers a channel of type direct-tcpip (RFC 4254 section 7.2):
+// what ssh -J, -W, -L and -D open.
+func (c *connection) directTCPIP(ch ssh.NewChannel, answered func()) {
+	ask, err := parseDirectTCPIP(ch.ExtraData())
+	if err != nil {
+		c.denyRequest("direct-tcpip", err.Error())
+		ch.Reject(ssh.ConnectionFailed, "sekisho: malformed request")
+		return
+	}
+	forwarder := c.server.forwarder
+	if limit := c.takeForward(); limit != "" {
+		ch.Reject(ssh.ResourceShortage, forwarder.Refuse(c.ctx, c.principal, ask, limit).Message)
+		return
+	}
+	defer c.forwards.Add(-1)
+
+	var stream *channelStream
+	refusal := forwarder.Forward(c.ctx, c.principal, ask, func() (Stream, error) {
+		channel, requests, err := ch.Accept()
+		if err != nil {
+			return nil, err
+		}
+		c.pending.Add(-1)
+		answered()
+		stream = newChannelStream(channel, requests)
+		return stream, nil
+	})
+	if stream == nil {
+		if refusal != nil {
+			ch.Reject(rejection(refusal.Kind), refusal.Message)
+		}
+		c.pending.Add(-1)
+		return
+	}
+	c.awaitClose(stream)
+}
+
+// takeForward counts a forward of this connection and returns "", or the name
+// of the limit that is reached.
+func (c *connection) takeForward() string {
+	limits := c.server.limits
+	if n := c.forwards.Add(1); int(n) > limits.MaxForwardsPerConnection {
+		c.forwards.Add(-1)
+		return fmt.Sprintf("max_forwards_per_connection, %d", limits.MaxForwardsPerConnection)
+	}
+	if n := c.pending.Add(1); int(n) > limits.MaxPendingDialsPerConnection {
+		c.pending.Add(-1)
+		c.forwards.Add(-1)
+		return fmt.Sprintf("max_pending_dials_per_connection, %d", limits.MaxPendingDialsPerConnection)
+	}
+	return ""
+}
+
+// awaitClose waits until the client too has closed a channel that is closed
+// here. Until then the channel counts as a forward of the connection, since
+// it holds memory. A client whose own reader stands still may take its time,
+// but not for ever.
+func (c *connection) awaitClose(stream *channelStream) {
+	limit := c.server.limits.HalfClosed
+	if limit <= 0 {
+		<-stream.Gone()
+		return
+	}
+	late := time.NewTimer(limit)
+	defer late.Stop()
+	select {
+	case <-stream.Gone():
+	case <-late.C:
+		c.end(&endCause{reasonNotClosed, fmt.Sprintf("the client did not close a channel within half_closed, %v", limit)})
+	}
+}
+
+func rejection(kind RefusalKind) ssh.RejectionReason {
+	switch kind {
+	case ByNetwork:
+		return ssh.ConnectionFailed
+	case ByResource:
+		return ssh.ResourceShortage
+	}
+	return ssh.Prohibited
+}
+
+// parseDirectTCPIP reads the payload of a direct-tcpip open. Everything in it
+// is a stranger's word; what the host and port mean is for the policy to say.
+func parseDirectTCPIP(payload []byte) (Ask, error) {
+	var msg struct {
+		Host           string
+		Port           uint32
+		OriginatorHost string
+		OriginatorPort uint32
+	}
+	if err := ssh.Unmarshal(payload, &msg); err != nil {
+		return Ask{}, fmt.Errorf("reading a direct-tcpip request: %w", err)
+	}
+	return Ask{
+		Target:     audit.Endpoint{Host: msg.Host, Port: msg.Port},
+		Originator: audit.Endpoint{Host: msg.OriginatorHost, Port: msg.OriginatorPort},
+	}, nil
+}
+
+// channelStream is the Stream of an SSH channel.
+type channelStream struct {
+	ssh.Channel
+	gone chan struct{}
+}
+
+// newChannelStream answers the channel's requests, PuTTY's winadj among them,
+// with a failure: an unread request would stall the whole connection. Their
+// end is the sign that the client has closed the channel.
+func newChannelStream(ch ssh.Channel, requests <-chan *ssh.Request) *channelStream {
+	s := &channelStream{Channel: ch, gone: make(chan struct{})}
+	go func() {
+		defer close(s.gone)
+		for req := range requests {
+			req.Reply(false, nil)
+		}
+	}()
+	return s
+}
+
+func (s *channelStream) Gone() <-chan struct{} { return s.gone }
+
+// unknownChannel refuses every other type of channel: x11, agent,
+// direct-streamlocal@openssh.com, tun@openssh.com …
+func (c *connection) unknownChannel(ch ssh.NewChannel, answered func()) {
+	c.denyRequest("channel "+ch.ChannelType(), "")
+	ch.Reject(ssh.UnknownChannelType, fmt.Sprintf("sekisho: %s is not served here", printable(ch.ChannelType())))
+}
+
+// globalRequest answers a global request (RFC 4254 section 4). They come one
+// after another, so nothing here may wait.
+func (c *connection) globalRequest(_ gl.Context, _ *gl.Server, req *ssh.Request) (bool, []byte) {
+	switch {
+	case strings.HasPrefix(req.Type, "keepalive@"):
+		// A failure is what a sign of life gets; it is one too.
+	case req.Type == "no-more-sessions@openssh.com":
+		c.noSessions.Store(true)
+		return true, nil
+	default:
+		c.denyRequest(req.Type, "")
+	}
+	return false, nil
+}
+
+// denyRequest records that a request was refused. It does not wait for the
+// record, and writes at most maxDenials of them for one connection.
+func (c *connection) denyRequest(what, detail string) {
+	if c.denials.Add(1) > maxDenials || !c.begin() {
+		return
+	}
+	rec := c.record(audit.RequestDeny)
+	rec.Request, rec.Detail, rec.Reason = what, detail, "not_served"
+	go func() {
+		defer c.handlers.Done()
+		c.append(rec)
+		c.line().WithField("request", printable(what)).Warn("request refused")
+	}()
+}

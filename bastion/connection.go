@@ -1,0 +1,268 @@
+package bastion
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	gl "github.com/gliderlabs/ssh"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/crypto/ssh"
+
+	"sekisho/audit"
+)
+
+const (
+	// maxUnanswered bounds the channel opens of a connection that wait for
+	// their answer. A client that asks and never reads would otherwise pile
+	// up goroutines without end.
+	maxUnanswered = 1024
+
+	// maxSessions bounds the session channels of a connection, as sshd's
+	// MaxSessions does.
+	maxSessions = 10
+
+	// maxDenials bounds the request.deny records of one connection; beyond
+	// it requests are still refused, and counted in conn.close.
+	maxDenials = 32
+)
+
+// Reasons of the ends of connections, beside those of forwards.
+const (
+	reasonKeepalive = "keepalive" // limits.keepalive_max_missed
+	reasonFlood     = "flood"     // more unanswered channel opens than maxUnanswered
+	reasonNotClosed = "never_closed"
+	reasonPanic     = "internal_error"
+)
+
+// connection is one SSH connection from accept to end. The same goroutine
+// runs it from the handshake to its record; every channel has its own.
+type connection struct {
+	server  *Server
+	id      string
+	wire    *wire
+	source  netip.AddrPort
+	started time.Time
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc // with *endCause
+
+	login login // before the login is finished; only the handshake's goroutine uses it
+
+	// Set by the login, before any channel exists, and not changed after.
+	// Other goroutines than the connection's own read it through who.
+	principal Principal
+	loggedIn  bool
+	proven    atomic.Pointer[Principal]
+	gl        gl.Context // holds the *ssh.ServerConn a moment after the login
+
+	unanswered atomic.Int32 // channel opens
+	pending    atomic.Int32 // forwards asked for and not yet answered
+	forwards   atomic.Int32 // … and confirmed, until the client closes the channel
+	sessions   atomic.Int32
+	noSessions atomic.Bool  // no-more-sessions@openssh.com
+	denials    atomic.Int32 // requests refused
+	busy       atomic.Int64 // when a channel was last open, Unix ns
+	pinged     atomic.Int64 // when a keepalive was last sent, Unix ns
+	pinging    atomic.Bool  // a keepalive waits for its answer
+
+	mu       sync.Mutex
+	over     bool           // no handler begins any more
+	handlers sync.WaitGroup // what runs for this connection
+}
+
+func newConnection(s *Server, conn net.Conn) *connection {
+	c := &connection{server: s, id: audit.NewID("c"), source: addrPort(conn.RemoteAddr()), started: time.Now()}
+	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	c.wire = newWire(conn, func(err error) { c.cancel(lostCause(err)) })
+	c.busy.Store(c.started.UnixNano())
+	return c
+}
+
+// serve runs the connection until it ends, and records that.
+func (c *connection) serve() {
+	defer c.recovered()
+	c.handshakeAndServe()
+
+	// The client is gone or was sent away. Forwards that still run learn it
+	// from the context, record their ends, and then this connection's follows.
+	c.cancel(&endCause{reasonClientGone, "the client ended the connection"})
+	c.mu.Lock()
+	c.over = true
+	c.mu.Unlock()
+	c.handlers.Wait()
+
+	cause := causeOf(c.ctx, nil)
+	if !c.loggedIn {
+		c.login.finish(c, cause)
+		return
+	}
+	rec := c.record(audit.ConnClose)
+	rec.Duration = time.Since(c.started)
+	rec.Reason, rec.Detail = cause.reason, cause.detail
+	if n := c.denials.Load(); n > maxDenials {
+		rec.Detail += fmt.Sprintf("; %d requests were refused, of which %d are recorded", n, maxDenials)
+	}
+	c.append(rec)
+	c.line().WithFields(logrus.Fields{fieldReason: rec.Reason, fieldDetail: printable(rec.Detail)}).Info("connection closed")
+}
+
+// handshakeAndServe returns when the connection is over. It uses one small
+// gliderlabs/ssh server for this connection, so that every callback holds the
+// connection's own state: that library's context keeps what a client offered
+// and never proved, so nothing is read from it.
+func (c *connection) handshakeAndServe() {
+	grace := time.AfterFunc(c.server.limits.LoginGrace, func() {
+		c.end(&endCause{reasonLoginGrace, fmt.Sprintf("not logged in within login_grace, %v", c.server.limits.LoginGrace)})
+	})
+	defer grace.Stop()
+	c.login.finished = func() { grace.Stop() }
+
+	server := &gl.Server{
+		ConnCallback: func(ctx gl.Context, conn net.Conn) net.Conn {
+			c.gl = ctx
+			return conn
+		},
+		ServerConfigCallback:     func(gl.Context) *ssh.ServerConfig { return c.serverConfig() },
+		ConnectionFailedCallback: func(_ net.Conn, err error) { c.login.err = err },
+		ChannelHandlers: map[string]gl.ChannelHandler{
+			"direct-tcpip": c.channel((*connection).directTCPIP),
+			"session":      c.channel((*connection).session),
+			"default":      c.channel((*connection).unknownChannel),
+		},
+		RequestHandlers: map[string]gl.RequestHandler{"default": c.globalRequest},
+	}
+	server.HandleConn(c.wire)
+}
+
+// channel makes a handler of gliderlabs/ssh of one of ours. That library
+// starts a goroutine for each channel; here each is counted and awaited.
+func (c *connection) channel(handle func(*connection, ssh.NewChannel, func())) gl.ChannelHandler {
+	return func(_ *gl.Server, _ *ssh.ServerConn, ch ssh.NewChannel, _ gl.Context) {
+		if !c.begin() {
+			return
+		}
+		defer c.handlers.Done()
+		defer c.recovered()
+		if c.unanswered.Add(1) > maxUnanswered {
+			c.end(&endCause{reasonFlood, fmt.Sprintf("more than %d channel opens waited for their answers to be read", maxUnanswered)})
+		}
+		answered := sync.OnceFunc(func() { c.unanswered.Add(-1) })
+		defer answered()
+		handle(c, ch, answered)
+		c.busy.Store(time.Now().UnixNano())
+	}
+}
+
+// begin counts a handler, unless the connection is over.
+func (c *connection) begin() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over {
+		return false
+	}
+	c.handlers.Add(1)
+	return true
+}
+
+// end ends the connection and every forward on it, with cause.
+func (c *connection) end(cause *endCause) {
+	c.cancel(cause)
+	c.wire.Close()
+}
+
+// recovered turns a panic into the end of this connection only.
+func (c *connection) recovered() {
+	if p := recover(); p != nil {
+		c.line().WithFields(logrus.Fields{"panic": p, "stack": string(debug.Stack())}).Error("internal error; the connection is closed")
+		c.end(&endCause{reasonPanic, "internal error"})
+	}
+}
+
+// who returns the principal once there is one.
+func (c *connection) who() (Principal, bool) {
+	if p := c.proven.Load(); p != nil {
+		return *p, true
+	}
+	return Principal{}, false
+}
+
+// idle reports whether nothing runs on a connection that is logged in.
+func (c *connection) idle() bool {
+	return c.forwards.Load() == 0 && c.sessions.Load() == 0
+}
+
+// tend looks after the connection's limits; it is called about once a second.
+func (c *connection) tend(now time.Time) {
+	limits := c.server.limits
+	if quiet := now.Sub(time.Unix(0, c.busy.Load())); limits.IdleConnection > 0 && c.idle() && quiet >= limits.IdleConnection {
+		c.end(&endCause{reasonIdle, fmt.Sprintf("no channel for idle_connection, %v", limits.IdleConnection)})
+		return
+	}
+	interval := limits.KeepaliveInterval
+	if interval <= 0 {
+		return
+	}
+	silence := c.wire.silence(now)
+	allowed := interval*time.Duration(limits.KeepaliveMaxMissed) + min(interval/3, 5*time.Second)
+	switch {
+	case silence >= allowed:
+		c.end(&endCause{reasonKeepalive, fmt.Sprintf("not heard for %v (keepalive_max_missed, %d)", silence.Round(time.Second), limits.KeepaliveMaxMissed)})
+	case silence >= interval && now.Sub(time.Unix(0, c.pinged.Load())) >= interval:
+		c.ping(now)
+	}
+}
+
+// ping asks the client for a sign of life. Any answer is one, a failure too:
+// what counts is that bytes come.
+func (c *connection) ping(now time.Time) {
+	conn, ok := c.gl.Value(gl.ContextKeyConn).(*ssh.ServerConn)
+	if !ok || !c.pinging.CompareAndSwap(false, true) {
+		return
+	}
+	c.pinged.Store(now.UnixNano())
+	go func() {
+		defer c.pinging.Store(false)
+		conn.SendRequest("keepalive@openssh.com", true, nil)
+	}()
+}
+
+// record is a record about this connection.
+func (c *connection) record(t audit.Type) audit.Record {
+	p := c.principal
+	return audit.Record{
+		Type: t, Conn: c.id, Entrance: entranceSSH, User: p.User, Login: p.Login, Key: p.Key,
+		Client: p.Client, Source: c.source,
+	}
+}
+
+// append writes a record that nothing waits for; that it failed is said.
+func (c *connection) append(rec audit.Record) {
+	ctx, cancel := context.WithTimeout(context.Background(), c.server.limits.DialTimeout)
+	defer cancel()
+	if err := c.server.forwarder.Recorder.Append(ctx, rec); err != nil {
+		c.line().WithError(err).Errorf("%s is not recorded", rec.Type)
+	}
+}
+
+// line is the start of an operational line about this connection.
+func (c *connection) line() *logrus.Entry {
+	fields := logrus.Fields{fieldConn: c.id, fieldSource: c.source}
+	if c.loggedIn {
+		fields[fieldUser] = c.principal.User
+	}
+	return c.server.log.WithFields(fields)
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		ap := tcp.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}

@@ -1,0 +1,197 @@
+package bastion
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"sekisho/audit"
+	"sekisho/authz"
+)
+
+// live is the set of forwards from request to end, and their counts.
+type live struct {
+	mu     sync.Mutex
+	all    map[*forward]struct{}
+	byUser map[string]int
+	ending *endCause // set once no new forward may begin
+}
+
+// add takes fw in and returns "", or the name of the limit that is reached.
+func (l *live) add(fw *forward, limits Limits) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	user := fw.principal.User
+	switch {
+	case l.ending != nil:
+		return l.ending.detail
+	case len(l.all) >= limits.MaxForwards:
+		return fmt.Sprintf("max_forwards, %d", limits.MaxForwards)
+	case l.byUser[user] >= limits.MaxForwardsPerUser:
+		return fmt.Sprintf("max_forwards_per_user, %d", limits.MaxForwardsPerUser)
+	}
+	if l.all == nil {
+		l.all, l.byUser = map[*forward]struct{}{}, map[string]int{}
+	}
+	l.all[fw] = struct{}{}
+	l.byUser[user]++
+	return ""
+}
+
+// remove lets fw go; a second time it does nothing.
+func (l *live) remove(fw *forward) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, ok := l.all[fw]; !ok {
+		return
+	}
+	delete(l.all, fw)
+	decrement(l.byUser, fw.principal.User)
+}
+
+func (l *live) snapshot() []*forward {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := make([]*forward, 0, len(l.all))
+	for fw := range l.all {
+		all = append(all, fw)
+	}
+	return all
+}
+
+func (l *live) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.all)
+}
+
+// stop refuses every forward from now on.
+func (l *live) stop(cause *endCause) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ending = cause
+}
+
+func (l *live) endAll(cause *endCause) {
+	for _, fw := range l.snapshot() {
+		fw.cancel(cause)
+	}
+}
+
+// Rejudge asks the Authorizer again about every forward that has an address
+// and ends those that would now be denied, without resolving anything again.
+// It returns how many it ended. A forward whose grant no longer holds while
+// another does goes on under that one, recorded.
+func (f *Forwarder) Rejudge() int {
+	ended := 0
+	for _, fw := range f.live.snapshot() {
+		addr := fw.address.Load()
+		if addr == nil {
+			continue // it is judged by the policy now in force when it has one
+		}
+		d := f.Authorizer.Decide(fw.request(addr.Addr()))
+		if d.Effect != authz.Allow {
+			fw.cancel(&endCause{string(d.Reason), "the policy no longer allows it: " + d.Detail})
+			ended++
+			continue
+		}
+		f.carry(fw, d)
+	}
+	return ended
+}
+
+// carry notes under which grant and policy fw goes on.
+func (f *Forwarder) carry(fw *forward, d authz.Decision) {
+	fw.mu.Lock()
+	changed := fw.grant != d.Grant
+	old := fw.grant
+	fw.grant, fw.policy = d.Grant, d.Policy
+	fw.mu.Unlock()
+	if changed && fw.flow.active.Load() != 0 {
+		go f.recordProgress(fw, reasonGrantChanged, fmt.Sprintf("the grant %q no longer carries it", old))
+	}
+}
+
+// tend ends forwards that have been quiet for too long, and writes the
+// progress of those that run, until ctx ends.
+func (f *Forwarder) tend(ctx context.Context) {
+	tick := time.NewTicker(tendEvery(f.Limits.IdleForward, f.Limits.HalfClosed, f.Progress))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := time.Now()
+		for _, fw := range f.live.snapshot() {
+			f.tendOne(fw, now)
+		}
+	}
+}
+
+// tendEvery is the tick at which limits are looked after: a second, or a
+// quarter of the shortest limit that is on.
+func tendEvery(limits ...time.Duration) time.Duration {
+	every := time.Second
+	for _, limit := range limits {
+		if limit > 0 {
+			every = min(every, max(limit/4, time.Millisecond))
+		}
+	}
+	return every
+}
+
+func (f *Forwarder) tendOne(fw *forward, now time.Time) {
+	if fw.flow.active.Load() == 0 {
+		return // not yet confirmed
+	}
+	quiet := fw.flow.quiet(now)
+	switch idle, half := f.Limits.IdleForward, f.Limits.HalfClosed; {
+	case idle > 0 && quiet >= idle:
+		fw.cancel(&endCause{reasonIdle, fmt.Sprintf("no byte for idle_forward, %v", idle)})
+	case half > 0 && quiet >= half && fw.flow.halves.Load() == 1:
+		fw.cancel(&endCause{reasonHalfClosed, fmt.Sprintf("one direction had ended and no byte moved in the other for half_closed, %v", half)})
+	case f.Progress > 0 && fw.progressDue(now, f.Progress):
+		go f.recordProgress(fw, "", "")
+	}
+}
+
+// progressDue reports whether a progress record is due, and if so counts it
+// as written.
+func (fw *forward) progressDue(now time.Time, every time.Duration) bool {
+	fw.mu.Lock()
+	defer fw.mu.Unlock()
+	last := fw.progress
+	if last.IsZero() {
+		last = fw.started
+	}
+	if now.Sub(last) < every {
+		return false
+	}
+	fw.progress = now
+	return true
+}
+
+// recordProgress writes how far fw has come. Its failure loses nothing: the
+// end tells the same.
+func (f *Forwarder) recordProgress(fw *forward, reason, detail string) {
+	fw.recording.Lock()
+	defer fw.recording.Unlock()
+	fw.mu.Lock()
+	rec, ended := fw.recordLocked(audit.ForwardProgress), fw.ended
+	fw.mu.Unlock()
+	if ended {
+		return
+	}
+	rec.Reason, rec.Detail = reason, detail
+	rec.BytesUp, rec.BytesDown = fw.flow.up.Load(), fw.flow.down.Load()
+	rec.Duration = time.Since(fw.started)
+	ctx, cancel := context.WithTimeout(fw.ctx, f.Limits.DialTimeout)
+	defer cancel()
+	if err := f.Recorder.Append(ctx, rec); err != nil && fw.ctx.Err() == nil {
+		f.logLine(fw).WithError(err).Error("the progress of a forward is not recorded")
+		f.recordFailed()
+	}
+}

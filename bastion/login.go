@@ -1,0 +1,232 @@
+package bastion
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/crypto/ssh"
+
+	"sekisho/audit"
+	"sekisho/authz"
+)
+
+const (
+	serverVersion = "SSH-2.0-Sekisho" // must not begin with OpenSSH: clients switch on quirks by it
+	entranceSSH   = "ssh"
+
+	maxOffered = 32 // refused keys of one connection that are kept for the record
+)
+
+// Reasons of failed logins, beside those of package authz.
+const (
+	reasonLoginGrace   = "login_grace"
+	reasonBadSignature = "bad_signature"
+	reasonTooMany      = "too_many_tries"
+	reasonNoKey        = "no_key_offered"
+	reasonMethod       = "method_not_supported"
+	reasonSHA1         = "sha1_signature"
+)
+
+// login is what is known of a client while it logs in. Nothing in it is
+// proven; it serves the record of a login that fails.
+type login struct {
+	finished func() // stops the limit on the login
+	err      error  // of the handshake
+
+	begun    bool // a userauth request has come
+	user     string
+	client   string
+	accepted string // fingerprint of a key that would have been let in, had it been proven
+	offered  []offer
+	methods  []string // tried, besides none and publickey
+	sha1     bool     // an offer was to be signed with SHA-1
+	rejected string   // why a proven key was turned away
+}
+
+// offer is a key that a client offered and that was refused.
+type offer struct {
+	key    ssh.PublicKey
+	reason string
+	detail string
+}
+
+// serverConfig makes the configuration of one handshake.
+func (c *connection) serverConfig() *ssh.ServerConfig {
+	config := &ssh.ServerConfig{
+		Config:                  ssh.Config{KeyExchanges: keyExchanges, Ciphers: ciphers, MACs: macs},
+		PublicKeyAuthAlgorithms: signatures,
+		ServerVersion:           serverVersion,
+		// The library counts the refused offer that reaches the limit as the
+		// end; here that many refusals still leave one more try.
+		MaxAuthTries: c.server.limits.MaxAuthTries + 1,
+		// gliderlabs/ssh turns NoClientAuth on where none of its own handlers
+		// is set, which would let everybody in: method none always fails.
+		NoClientAuthCallback: func(ssh.ConnMetadata) (*ssh.Permissions, error) { return nil, ssh.ErrNoAuth },
+
+		PublicKeyCallback:         c.offerKey,
+		VerifiedPublicKeyCallback: c.proveKey,
+		AuthLogCallback:           c.logAuth,
+	}
+	for _, key := range c.server.hostKeys {
+		config.AddHostKey(key)
+	}
+	return config
+}
+
+// offerKey answers whether a key might log in. The client has not proven that
+// it holds the key, so nothing is decided here.
+func (c *connection) offerKey(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+	c.login.saw(meta)
+	_, reason, detail := c.server.policies.get().Identify(meta.User(), key)
+	if reason != "" {
+		if len(c.login.offered) < maxOffered {
+			c.login.offered = append(c.login.offered, offer{key, string(reason), detail})
+		}
+		return nil, errors.New(detail)
+	}
+	c.login.accepted = ssh.FingerprintSHA256(key)
+	return new(ssh.Permissions), nil
+}
+
+// proveKey decides: the client has signed with key. Nothing that was offered
+// before counts, and the user name is the one of this very request.
+func (c *connection) proveKey(meta ssh.ConnMetadata, key ssh.PublicKey, _ *ssh.Permissions, algorithm string) (*ssh.Permissions, error) {
+	user, reason, detail := c.server.policies.get().Identify(meta.User(), key)
+	if reason != "" { // the policy has changed since the offer
+		c.login.offered = append(c.login.offered, offer{key, string(reason), detail})
+		return nil, errors.New(detail)
+	}
+	if limit := c.server.gate.login(user); limit != "" {
+		c.login.rejected = limit
+		return nil, &ssh.BannerError{Message: "sekisho: too many connections: " + limit + "\r\n"}
+	}
+	principal := Principal{
+		User: user, Key: ssh.FingerprintSHA256(key), Login: meta.User(), Entrance: entranceSSH,
+		Conn: c.id, Client: string(meta.ClientVersion()), Source: c.source,
+	}
+	c.proven.Store(&principal)
+	if reason := c.server.policies.get().Holds(user, principal.Key); reason != "" {
+		// The policy changed between the first line and the last: SetPolicy
+		// ends only connections that it can see.
+		c.proven.Store(nil)
+		c.server.gate.logout(user)
+		c.login.offered = append(c.login.offered, offer{key, string(reason), "the policy has just changed"})
+		return nil, errors.New(string(reason))
+	}
+	c.principal, c.loggedIn = principal, true
+	c.server.gate.leave(sourceOf(c.source.Addr()))
+	rec := c.record(audit.AuthOK)
+	rec.Detail = "signed with " + algorithm
+	c.append(rec)
+	c.line().WithFields(logrus.Fields{
+		fieldLogin: printable(meta.User()), fieldKey: c.principal.Key, fieldClient: printable(c.principal.Client),
+	}).Info("login")
+	return new(ssh.Permissions), nil
+}
+
+// logAuth sees every attempt. It is the only place that sees other methods,
+// and keys whose signature algorithm is not accepted.
+func (c *connection) logAuth(meta ssh.ConnMetadata, method string, err error) {
+	l := &c.login
+	if err == nil {
+		l.finished()
+		return
+	}
+	l.saw(meta)
+	switch method {
+	case "none":
+	case "publickey":
+		if strings.Contains(err.Error(), `"ssh-rsa" not accepted`) || strings.Contains(err.Error(), `"ssh-rsa-cert-v01@openssh.com" not accepted`) {
+			l.sha1 = true
+		}
+	default:
+		if len(l.methods) < 8 && !slices.Contains(l.methods, method) {
+			l.methods = append(l.methods, method)
+		}
+	}
+}
+
+func (l *login) saw(meta ssh.ConnMetadata) {
+	l.begun, l.user, l.client = true, meta.User(), string(meta.ClientVersion())
+}
+
+// finish tells, once the connection has ended, of a login that was not
+// finished. A client that left before it tried to log in, as one does that
+// meets an unknown host key, is no failure.
+func (l *login) finish(c *connection, ended *endCause) {
+	line := c.line()
+	if l.err != nil {
+		line = line.WithField("error", printable(l.err.Error()))
+	}
+	reason, detail, hint := l.why(ended)
+	var negotiation *ssh.AlgorithmNegotiationError
+	switch {
+	case errors.As(l.err, &negotiation):
+		line.Warn("handshake failed: no algorithm in common with the client")
+		return
+	case !l.begun && reason != reasonLoginGrace:
+		line.Debug("connection ended before a login")
+		return
+	}
+
+	rec := c.record(audit.AuthFail)
+	rec.Login, rec.Client, rec.Reason, rec.Detail = l.user, l.client, reason, detail
+	line = line.WithFields(logrus.Fields{fieldLogin: printable(l.user), fieldClient: printable(l.client), fieldReason: reason, fieldDetail: printable(detail)})
+	for _, o := range l.offered {
+		rec.Key = ssh.FingerprintSHA256(o.key)
+		rec.Offered = append(rec.Offered, rec.Key)
+	}
+	if rec.Key != "" {
+		line = line.WithField(fieldKey, strings.Join(rec.Offered, " "))
+	}
+	c.append(rec)
+	line.WithField("hint", hint).Warn("login refused")
+}
+
+// why says why a login was not finished, and what an administrator can do.
+func (l *login) why(ended *endCause) (reason, detail, hint string) {
+	var auth *ssh.ServerAuthError
+	exhausted := errors.As(l.err, &auth) && len(auth.Errors) > 0 && strings.Contains(auth.Errors[len(auth.Errors)-1].Error(), "too many authentication")
+	switch {
+	case ended.reason == reasonLoginGrace:
+		return ended.reason, ended.detail, "nothing to do, unless people are slow to touch or unlock their keys: then raise limits.login_grace"
+	case l.rejected != "":
+		return reasonLimit, "too many connections: " + l.rejected, "raise the limit, or find out why there are so many"
+	case l.accepted != "" && unproven(l.err):
+		return reasonBadSignature, fmt.Sprintf("%s was offered and not proven: %v", l.accepted, l.err), "the client does not hold the key that it offered, or a security key was not touched"
+	case l.sha1 && len(l.offered) == 0:
+		return reasonSHA1, "the client can only sign with SHA-1 (ssh-rsa), which is refused", "the client must be newer, or use an ed25519 or ecdsa key"
+	case exhausted && len(l.offered) > 0:
+		return reasonTooMany, fmt.Sprintf("%d keys were refused", len(l.offered)), "the client's agent holds too many keys: IdentitiesOnly=yes with the right IdentityFile on the client, or raise limits.max_auth_tries"
+	case len(l.offered) > 0:
+		last := l.offered[len(l.offered)-1]
+		return last.reason, last.detail, offerHint(last)
+	case len(l.methods) > 0:
+		return reasonMethod, "the client tried " + strings.Join(l.methods, ", "), "only public keys log in: the client needs a key of a user of the policy"
+	}
+	return reasonNoKey, "the client offered no key", "the client has no key to offer, or was not told which: ssh -i FILE"
+}
+
+// unproven reports whether err, of a handshake, is that of a signature: the
+// library returns it as it is and closes the connection.
+func unproven(err error) bool {
+	var auth *ssh.ServerAuthError
+	var network net.Error
+	return err != nil && !errors.As(err, &auth) && !errors.As(err, &network) && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) &&
+		!strings.HasPrefix(err.Error(), "ssh: disconnect")
+}
+
+func offerHint(o offer) string {
+	switch authz.Reason(o.reason) {
+	case authz.UnknownKey:
+		return "to let this key in, add it to a user in the policy and reload: " + strings.TrimSpace(string(ssh.MarshalAuthorizedKey(o.key)))
+	case authz.OtherUser:
+		return "the key belongs to somebody else than the login says: log in without a user name, or with the key's own"
+	}
+	return "give the user another key"
+}

@@ -1,0 +1,141 @@
+package bastion
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"sekisho/authz"
+)
+
+// session answers a session channel (RFC 4254 section 6). There is no shell
+// and no pty: what a user meets is Sekisho's own screen. A pty request is
+// taken as a fact about his terminal, in which lines then end in CR LF.
+func (c *connection) session(ch ssh.NewChannel, answered func()) {
+	if c.noSessions.Load() {
+		c.denyRequest("session", "after no-more-sessions@openssh.com")
+		ch.Reject(ssh.Prohibited, "sekisho: you asked for no more sessions")
+		return
+	}
+	defer c.sessions.Add(-1)
+	if n := c.sessions.Add(1); n > maxSessions {
+		c.denyRequest("session", fmt.Sprintf("more than %d at once", maxSessions))
+		ch.Reject(ssh.ResourceShortage, fmt.Sprintf("sekisho: more than %d sessions on one connection", maxSessions))
+		return
+	}
+	channel, requests, err := ch.Accept()
+	if err != nil {
+		return
+	}
+	answered()
+	// A session is over in one breath: one that never asks for anything is
+	// closed. It counts until the client too has closed the channel.
+	late := time.AfterFunc(c.server.limits.LoginGrace, func() { channel.Close() })
+	defer late.Stop()
+	c.answerSession(channel, requests)
+	channel.Close()
+	for req := range requests { // unread, they would stall the connection
+		req.Reply(false, nil)
+	}
+}
+
+// answerSession reads requests until one of them is answered by text and an
+// exit status, or the client closes the channel.
+func (c *connection) answerSession(channel ssh.Channel, requests <-chan *ssh.Request) {
+	newline := "\n"
+	for req := range requests {
+		switch req.Type {
+		case "pty-req":
+			newline = "\r\n"
+			req.Reply(true, nil)
+		case "window-change":
+			req.Reply(true, nil)
+		case "env", "signal": // clients send these by habit
+			req.Reply(false, nil)
+		case "shell":
+			req.Reply(true, nil)
+			finishSession(channel, channel, strings.ReplaceAll(c.welcome(), "\n", newline), 0)
+			return
+		case "exec":
+			var cmd struct{ Command string }
+			if err := ssh.Unmarshal(req.Payload, &cmd); err != nil {
+				req.Reply(false, nil)
+				return
+			}
+			req.Reply(true, nil)
+			c.denyRequest("exec "+cmd.Command, "")
+			said := fmt.Sprintf("sekisho: error: %q: no commands are run here\n", printable(cmd.Command)) +
+				"sekisho: hint: this bastion forwards TCP (ssh -J, -W, -L, -D); \"ssh bastion\" alone tells what you may reach\n"
+			finishSession(channel, channel.Stderr(), strings.ReplaceAll(said, "\n", newline), 1)
+			return
+		default:
+			c.denyRequest(sessionRequest(req), "")
+			req.Reply(false, nil)
+		}
+	}
+}
+
+// sessionRequest names a refused request of a session for the record.
+func sessionRequest(req *ssh.Request) string {
+	if req.Type == "subsystem" {
+		var sub struct{ Name string }
+		if ssh.Unmarshal(req.Payload, &sub) == nil {
+			return "subsystem " + sub.Name
+		}
+	}
+	return req.Type
+}
+
+func finishSession(channel ssh.Channel, w io.Writer, text string, status uint32) {
+	io.WriteString(w, text)
+	channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status}))
+	channel.CloseWrite()
+}
+
+// welcome is the screen: who you are, what you may reach, how.
+func (c *connection) welcome() string {
+	var b strings.Builder
+	p := c.principal
+	fmt.Fprintf(&b, "This is Sekisho on %s. It forwards TCP and gives no shell.\n\n", c.server.name)
+	fmt.Fprintf(&b, "You are %s", p.User)
+	if p.Login != p.User {
+		fmt.Fprintf(&b, " (login %s)", printable(p.Login))
+	}
+	fmt.Fprintf(&b, ", by key %s, from %s.\n", p.Key, p.Source.Addr())
+
+	grants := c.server.policies.get().Reach(p.User)
+	if len(grants) == 0 {
+		b.WriteString("You may reach nothing: no grant names you or a group of yours.\n")
+		return b.String()
+	}
+	b.WriteString("\nYou may reach:\n")
+	for _, g := range grants {
+		for _, t := range g.Targets {
+			fmt.Fprintf(&b, "  %-12s %s   port %s\n", t.Name, strings.Join(t.Hosts, ", "), strings.Join(t.Ports, ", "))
+		}
+	}
+	host, port := example(grants)
+	b.WriteString("\nHow, with this bastion as \"bastion\" in your ~/.ssh/config:\n")
+	fmt.Fprintf(&b, "  ssh -J bastion %s\n", host)
+	fmt.Fprintf(&b, "  ssh -N -L 1%04s:%s:%s bastion\n", port, host, port)
+	return b.String()
+}
+
+// example picks a host and port of the grants that can be typed as they are.
+func example(grants []authz.GrantView) (host, port string) {
+	for _, g := range grants {
+		for _, t := range g.Targets {
+			for _, h := range t.Hosts {
+				if strings.ContainsAny(h, "*/") {
+					continue
+				}
+				port, _, _ = strings.Cut(t.Ports[0], "-")
+				return h, port
+			}
+		}
+	}
+	return "HOST", "PORT"
+}

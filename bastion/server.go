@@ -1,0 +1,327 @@
+package bastion
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/crypto/ssh"
+
+	"sekisho/authz"
+)
+
+// Config is what a Server is made of. All fields are needed unless they say
+// otherwise.
+type Config struct {
+	Name     string       // of this server, on the screen
+	HostKeys []ssh.Signer // one of a type
+	Policy   *authz.Policy
+	Hosts    Resolver
+	DNS      Resolver // nil: names are in the hosts file only
+	Dialer   Dialer   // nil: NewDialer
+	Recorder Recorder
+	Limits   Limits
+	Log      *logrus.Logger
+
+	Progress          time.Duration // between forward.progress records; 0: none
+	CloseOnLogFailure bool
+
+	// OwnAddrs returns the server's own addresses, which the fence refuses.
+	// nil: those of the machine's interfaces.
+	OwnAddrs func() []netip.Addr
+}
+
+// A Server accepts SSH connections and serves them. It is made by New.
+type Server struct {
+	name      string
+	limits    Limits
+	hostKeys  []ssh.Signer
+	log       *logrus.Logger
+	policies  policies
+	gate      *gate
+	forwarder *Forwarder
+	gateLines throttle
+
+	tending context.CancelFunc
+	tended  sync.WaitGroup
+
+	mu        sync.Mutex
+	listeners map[net.Listener]struct{}
+	conns     map[*connection]struct{}
+	stopping  bool
+	serving   sync.WaitGroup // connections
+}
+
+// New makes a server; Serve starts it and Shutdown ends it.
+func New(c Config) (*Server, error) {
+	if err := checkAlgorithms(); err != nil {
+		return nil, err
+	}
+	if c.Policy == nil || c.Hosts == nil || c.Recorder == nil || c.Log == nil {
+		return nil, errors.New("a server needs a policy, a hosts resolver, a recorder and a log")
+	}
+	s := &Server{
+		name: c.Name, limits: c.Limits, log: c.Log,
+		gate:      newGate(c.Limits),
+		listeners: map[net.Listener]struct{}{},
+		conns:     map[*connection]struct{}{},
+		gateLines: throttle{every: time.Second},
+	}
+	for _, key := range c.HostKeys {
+		signer, err := hostSigner(key)
+		if err != nil {
+			return nil, err
+		}
+		s.hostKeys = append(s.hostKeys, signer)
+	}
+	if len(s.hostKeys) == 0 {
+		return nil, errors.New("a server needs a host key")
+	}
+	s.policies.own = c.OwnAddrs
+	if s.policies.own == nil {
+		s.policies.own = OwnAddrs
+	}
+	s.policies.set(c.Policy)
+	s.forwarder = &Forwarder{
+		Authorizer: &s.policies, Hosts: c.Hosts, DNS: c.DNS, Dialer: c.Dialer, Recorder: c.Recorder,
+		Limits: c.Limits, Progress: c.Progress, CloseOnLogFailure: c.CloseOnLogFailure, Log: c.Log,
+		giveUp: make(chan struct{}),
+	}
+	if c.DNS == nil {
+		s.forwarder.DNS = noNames{}
+	}
+	if c.Dialer == nil {
+		s.forwarder.Dialer = NewDialer()
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	s.tending = cancel
+	s.tended.Add(2)
+	go func() { defer s.tended.Done(); s.forwarder.tend(ctx) }()
+	go func() { defer s.tended.Done(); s.tend(ctx) }()
+	return s, nil
+}
+
+// Serve accepts connections on l until Shutdown, and then returns nil. It
+// closes l.
+func (s *Server) Serve(l net.Listener) error {
+	defer l.Close()
+	s.mu.Lock()
+	if s.stopping {
+		s.mu.Unlock()
+		return nil
+	}
+	s.listeners[l] = struct{}{}
+	s.mu.Unlock()
+
+	wait := time.Duration(0)
+	for {
+		conn, err := l.Accept()
+		if err == nil {
+			wait = 0
+			s.accept(conn)
+			continue
+		}
+		if s.isStopping() {
+			return nil
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("accepting on %s: %w", l.Addr(), err)
+		}
+		// Out of descriptors, or a connection that was gone before it was
+		// taken: neither is a reason to stop, the former one to wait.
+		wait = min(max(2*wait, 5*time.Millisecond), time.Second)
+		s.log.WithError(err).WithField("retry_in", wait).Error("accepting a connection failed")
+		time.Sleep(wait)
+	}
+}
+
+// accept serves a connection, unless a limit refuses it.
+func (s *Server) accept(conn net.Conn) {
+	c := newConnection(s, conn)
+	source := sourceOf(c.source.Addr())
+	if limit := s.gate.enter(source); limit != "" {
+		conn.Close()
+		if n, ok := s.gateLines.take(time.Now()); ok {
+			c.line().WithFields(logrus.Fields{fieldReason: reasonLimit, fieldDetail: limit, "times": n}).Warn("connection refused")
+		}
+		return
+	}
+	s.mu.Lock()
+	if s.stopping {
+		s.mu.Unlock()
+		conn.Close()
+		return
+	}
+	s.conns[c] = struct{}{}
+	s.serving.Add(1)
+	s.mu.Unlock()
+	go func() {
+		defer s.serving.Done()
+		defer func() {
+			conn.Close()
+			s.mu.Lock()
+			delete(s.conns, c)
+			s.mu.Unlock()
+			if c.loggedIn {
+				s.gate.logout(c.principal.User)
+			} else {
+				s.gate.leave(source)
+			}
+		}()
+		c.serve()
+	}()
+}
+
+// SetPolicy puts another policy in force: at once for what begins, and for
+// what runs. It ends the forwards and connections that the policy no longer
+// allows and returns how many of each.
+func (s *Server) SetPolicy(p *authz.Policy) (forwards, conns int) {
+	s.policies.set(p)
+	forwards = s.forwarder.Rejudge()
+	for _, c := range s.connections() {
+		who, ok := c.who()
+		if !ok {
+			continue
+		}
+		if reason := p.Holds(who.User, who.Key); reason != "" {
+			c.end(&endCause{string(reason), "the policy no longer admits this key of this user"})
+			conns++
+		}
+	}
+	return forwards, conns
+}
+
+// Forwards is the number of forwards that are open or being opened.
+func (s *Server) Forwards() int { return s.forwarder.live.count() }
+
+// Connections is the number of connections, those before login among them.
+func (s *Server) Connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+// Shutdown stops accepting connections and forwards, lets forwards that run
+// end by themselves for limits.drain_timeout or until ctx ends, ends the
+// rest, and returns once all of it is recorded. It returns how many forwards
+// had to be ended.
+func (s *Server) Shutdown(ctx context.Context) (cut int) {
+	drained := &endCause{reasonDrain, "the server is stopping"}
+	s.mu.Lock()
+	s.stopping = true
+	for l := range s.listeners {
+		l.Close()
+	}
+	s.mu.Unlock()
+	s.gate.close()
+	s.forwarder.live.stop(drained)
+
+	ctx, cancel := context.WithTimeout(ctx, s.limits.DrainTimeout)
+	defer cancel()
+	for s.endIdle(drained) > 0 && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	cut = s.Forwards()
+	for _, c := range s.connections() {
+		c.end(drained)
+	}
+
+	// What is left is writing records; a log that hangs must not hold the
+	// stop. Its forwards are then recorded as lost at the next start.
+	late, stop := context.WithTimeout(context.Background(), s.limits.DialTimeout)
+	defer stop()
+	served := make(chan struct{})
+	go func() { s.serving.Wait(); close(served) }()
+	select {
+	case <-served:
+	case <-late.Done():
+	}
+	s.forwarder.waitEnds(late)
+	s.tending()
+	s.tended.Wait()
+	return cut
+}
+
+// endIdle ends the connections that carry nothing and returns how many are
+// left.
+func (s *Server) endIdle(cause *endCause) (left int) {
+	for _, c := range s.connections() {
+		if c.idle() {
+			c.end(cause)
+		} else {
+			left++
+		}
+	}
+	return left
+}
+
+// tend looks after the connections' limits until ctx ends.
+func (s *Server) tend(ctx context.Context) {
+	tick := time.NewTicker(tendEvery(s.limits.IdleConnection, s.limits.KeepaliveInterval))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			for _, c := range s.connections() {
+				if _, ok := c.who(); ok {
+					c.tend(now)
+				}
+			}
+		}
+	}
+}
+
+func (s *Server) connections() []*connection {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]*connection, 0, len(s.conns))
+	for c := range s.conns {
+		all = append(all, c)
+	}
+	return all
+}
+
+func (s *Server) isStopping() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopping
+}
+
+// noNames is the DNS of a server that has none.
+type noNames struct{}
+
+func (noNames) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
+	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+}
+
+// throttle lets one event through in a time and counts the others, so that
+// strangers cannot fill a log.
+type throttle struct {
+	every time.Duration
+
+	mu     sync.Mutex
+	next   time.Time
+	missed int
+}
+
+// take reports whether an event is let through, and for how many it stands.
+func (t *throttle) take(now time.Time) (n int, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.missed++
+	if now.Before(t.next) {
+		return 0, false
+	}
+	n, t.missed, t.next = t.missed, 0, now.Add(t.every)
+	return n, true
+}
