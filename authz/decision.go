@@ -25,7 +25,7 @@ const (
 	UnknownKey     Reason = "unknown_key"     // the key belongs to no user
 	OtherUser      Reason = "other_user"      // the login is the name of another user
 	UnknownUser    Reason = "unknown_user"    // the user is not, or no longer, in the policy
-	KeyRemoved     Reason = "key_removed"     // the key is no longer the user's
+	KeyRemoved     Reason = "key_removed"     // the key is not, or no longer, the user's
 	KeyUnsupported Reason = "key_unsupported" // a certificate, a DSA key, an RSA key below 2048 bits …
 
 	// What.
@@ -39,7 +39,7 @@ const (
 	OwnAddress      Reason = "own_address"
 	Loopback        Reason = "loopback"
 	LinkLocal       Reason = "link_local"
-	Multicast       Reason = "multicast"
+	Multicast       Reason = "multicast" // broadcast too
 	Unspecified     Reason = "unspecified"
 	Metadata        Reason = "metadata"
 
@@ -49,10 +49,11 @@ const (
 // A Request asks whether a principal may reach a target. It is asked twice
 // for each forward: first with the zero Addr, on the host and port as the
 // client sent them; then, for each address that the host resolved to, with
-// Addr set.
+// Addr set. Only the second answer is permission to dial, and only that
+// address. The zero Request is denied.
 type Request struct {
 	User string // the principal, proven by signature
-	Key  string // fingerprint of the key that proved it, "SHA256:…"
+	Key  string // fingerprint of the key that proved it, "SHA256:…"; "" asks about the user whatever the key, as explain does
 	Host string // as asked, not yet in normal form
 	Port uint32 // as asked
 	Addr netip.Addr
@@ -63,21 +64,24 @@ type Decision struct {
 	Effect Effect
 	Reason Reason
 	Detail string // a sentence for the administrator; may name what the user may not know
-	Grant  string // name of the first grant in file order that allows
-	Policy string // hash of the policy that decided
+
+	// Grant is the name of the first grant in file order that allows. In the
+	// answer to a first question it is the first that may turn out to.
+	Grant string
 
 	// Host is the request's host in normal form, and Literal its address
-	// where it is an IP literal. Both are zero for BadHost.
+	// where it is an IP literal. Both are zero for BadHost, and where the
+	// user or key already was refused.
 	Host    string
 	Literal netip.Addr
 
 	// DNS reports whether DNS may be asked for Host. It is false for
-	// literals, for single-label names, and for names that are neither
-	// named by a grant of the user nor inside the DNS zones.
+	// literals, for single-label names, for names that are neither named by a
+	// grant of the user nor inside the DNS zones, and whenever Effect is Deny.
 	DNS bool
 
-	// Named reports whether a grant of the user names Host itself, rather
-	// than only a network that it might lie in: such a user may be told that
-	// the name does not resolve.
+	// Named reports whether a grant of the user names Host itself, on
+	// whatever port, rather than only a network that it might lie in: such a
+	// user may be told that the name does not resolve.
 	Named bool
 }

@@ -162,6 +162,10 @@ func (m Map) Require(key string) *Node {
 	return v
 }
 
+// Known reports whether the mapping is there at all, so that what it lacks
+// can be said.
+func (m Map) Known() bool { return m.values != nil }
+
 // Items returns the nodes of a list. Anything else is a problem.
 func (n *Node) Items() []*Node {
 	switch {

@@ -1,0 +1,93 @@
+package authz
+
+import (
+	"crypto/rsa"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+)
+
+const minRSA = 2048
+
+var keyTypes = []string{
+	ssh.KeyAlgoED25519, ssh.KeyAlgoSKED25519, ssh.KeyAlgoSKECDSA256,
+	ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521, ssh.KeyAlgoRSA,
+}
+
+// unsupported says why a key cannot prove a user, or returns "".
+func unsupported(key ssh.PublicKey) string {
+	if key == nil {
+		return "there is no key"
+	}
+	if _, ok := key.(*ssh.Certificate); ok {
+		return "certificates are not supported"
+	}
+	switch t := key.Type(); {
+	case strings.Contains(t, "-cert-v0"):
+		return "certificates are not supported"
+	case t == ssh.InsecureKeyAlgoDSA:
+		return "DSA keys are too weak"
+	case !slices.Contains(keyTypes, t):
+		return "keys of the type " + quote(t) + " are not supported"
+	case t == ssh.KeyAlgoRSA:
+		var pub *rsa.PublicKey
+		if c, ok := key.(ssh.CryptoPublicKey); ok {
+			pub, _ = c.CryptoPublicKey().(*rsa.PublicKey)
+		}
+		if pub == nil || pub.N == nil || pub.N.Sign() <= 0 {
+			return "the RSA key cannot be read"
+		}
+		if n := pub.N.BitLen(); n < minRSA {
+			return fmt.Sprintf("an RSA key needs at least %d bits, this one has %d", minRSA, n)
+		}
+	}
+	return ""
+}
+
+// parseKey reads one line as in authorized_keys, without options.
+func parseKey(s string) (key ssh.PublicKey, message, hint string) {
+	const line = "write one line as in a .pub file: ssh-ed25519 AAAA… comment"
+	if strings.ContainsAny(s, "\r\n") {
+		if strings.Contains(s, "PRIVATE KEY-----") {
+			return nil, "this is a private key", "write the line of its .pub file, and treat the private key as known to others"
+		}
+		return nil, "a key is one line", line
+	}
+	fields := strings.Fields(s)
+	if len(fields) == 0 {
+		return nil, "the key is empty", line
+	}
+	switch t := fields[0]; {
+	case strings.HasPrefix(t, "#"):
+		return nil, "this is a comment, not a key", line
+	case strings.HasPrefix(t, "-----BEGIN"):
+		if strings.Contains(s, "PRIVATE KEY-----") {
+			return nil, "this is a private key", "write the line of its .pub file, and treat the private key as known to others"
+		}
+		return nil, "this is a PEM block, not a key in OpenSSH's format", line
+	case t == ssh.InsecureKeyAlgoDSA:
+		return nil, "DSA keys are too weak", "make a new one: ssh-keygen -t ed25519"
+	case strings.Contains(t, "-cert-v0"):
+		return nil, "this is a certificate, and certificates are not supported", "write the line of the key's own .pub file"
+	case !slices.Contains(keyTypes, t):
+		for _, f := range fields[1:] {
+			if slices.Contains(keyTypes, f) || f == ssh.InsecureKeyAlgoDSA || strings.Contains(f, "-cert-v0") {
+				return nil, "options before a key are not supported here", "begin with the key's type: " + f
+			}
+		}
+		return nil, "this is not a public key of a supported type", line
+	case len(fields) == 1:
+		return nil, "the key ends after its type", line
+	}
+	// One line a call: ParseAuthorizedKey skips lines that it does not understand.
+	key, _, options, rest, err := ssh.ParseAuthorizedKey([]byte(s))
+	if err != nil || len(options) > 0 || len(rest) > 0 || key.Type() != fields[0] {
+		return nil, "the key is damaged: what follows " + fields[0] + " is not such a key", "copy the whole line of the .pub file again"
+	}
+	if why := unsupported(key); why != "" {
+		return nil, why, "make a new one: ssh-keygen -t ed25519"
+	}
+	return key, "", ""
+}

@@ -1,0 +1,501 @@
+package authz
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"sekisho/authz/strictyaml"
+)
+
+// Options are those of the server's settings that bear on decisions.
+type Options struct {
+	// Networks is the fence: no address outside is ever allowed. With no
+	// networks nothing is. A network of a single address admits it even if
+	// it is a loopback, metadata, own … address; a wider one never does.
+	Networks []netip.Prefix
+
+	// Zones are the DNS zones. For a name that only a network grant could
+	// cover, DNS may be asked if it is in one of them.
+	Zones []string
+
+	// Own are the server's own addresses.
+	Own []netip.Addr
+}
+
+// Parse reads a policy. It returns every problem of it, warnings too, as the
+// text runs. The Policy is nil if there is any that is not a warning.
+func Parse(r io.Reader, filename string, opts Options) (*Policy, strictyaml.Problems) {
+	sum := sha256.New()
+	root, problems := strictyaml.Parse(io.TeeReader(r, sum), filename)
+	if root == nil {
+		return nil, problems
+	}
+	ps := &parser{
+		Policy: &Policy{
+			fence:        newFence(opts.Networks, opts.Own),
+			zones:        normalZones(opts.Zones),
+			users:        map[string]*user{},
+			keys:         map[string]*user{},
+			fingerprints: map[string]*user{},
+		},
+		groups:     map[string]int32{},
+		targetSeen: map[string]*declared{},
+	}
+	ps.parse(root)
+	problems = root.Problems()
+	if problems.Err() != nil {
+		return nil, problems
+	}
+	ps.hash = "sha256:" + hex.EncodeToString(sum.Sum(nil))
+	return ps.finish(), problems
+}
+
+// normalZones leaves out what is no name: such a zone contains none.
+func normalZones(zones []string) []string {
+	var out []string
+	for _, z := range zones {
+		if name, addr, err := ParseHost(z); err == nil && !addr.IsValid() {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+type parser struct {
+	*Policy
+	groups      map[string]int32 // ids of the groups that users are in
+	groupNames  []string
+	userNames   []string
+	targetSeen  map[string]*declared
+	targetNames []string
+	hints       int // how many have been looked for
+}
+
+// declared is a target with its place.
+type declared struct {
+	target *target
+	node   *strictyaml.Node
+	used   bool
+	shut   bool // lies wholly outside the fence
+}
+
+// Keys that belong to the file but not to this version: refused, as ignoring
+// a condition would grant more than was written.
+var (
+	laterInFile   = []string{"authorities", "roles"}
+	laterInUser   = []string{"when"}
+	laterInTarget = []string{"follow_dns"}
+	laterInGrant  = []string{"when", "at_end", "require", "limits"}
+)
+
+func unsupportedKeys(m strictyaml.Map, keys []string) {
+	for _, k := range keys {
+		if n := m.Get(k); n != nil {
+			n.Key().Errorf("%q is not supported by this version", k)
+		}
+	}
+}
+
+func (ps *parser) parse(root *strictyaml.Node) {
+	m := root.Map(slices.Concat([]string{"version", "timezone", "users", "targets", "grants"}, laterInFile)...)
+	unsupportedKeys(m, laterInFile)
+	var version int
+	if n := m.Require("version"); n.Int(&version, 1, 1<<31) && version != 1 {
+		n.Errorf("version %d is not supported by this version", version).Hint = "write version: 1"
+	}
+	ps.parseTimezone(m.Get("timezone"))
+	ps.parseUsers(m.Get("users").Items())
+	ps.parseTargets(m.Get("targets").Items())
+	ps.parseGrants(m.Get("grants").Items())
+	for _, name := range ps.targetNames {
+		if d := ps.targetSeen[name]; !d.used {
+			d.node.Warnf("no grant uses the target %q", name)
+		}
+	}
+}
+
+func (ps *parser) parseTimezone(n *strictyaml.Node) {
+	var name string
+	if !n.String(&name) {
+		return
+	}
+	zone, err := time.LoadLocation(name)
+	if err != nil || name == "" || name == "Local" {
+		n.Errorf("the timezone %s is not known", quote(name)).Hint = "write its name in the tz database, such as Asia/Tokyo or UTC"
+		return
+	}
+	ps.timezone = zone
+}
+
+var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$`)
+
+// name reads the name of a user, group, target or grant.
+func name(n *strictyaml.Node, what string) (string, bool) {
+	var s string
+	if !n.String(&s) {
+		return "", false
+	}
+	if !nameForm.MatchString(s) {
+		n.Errorf("%s is not a name of a %s", quote(s), what).Hint =
+			`a name has 1 to 64 letters, digits and ". _ @ + -", and begins with a letter or digit`
+		return "", false
+	}
+	return s, true
+}
+
+// suggest is DidYouMean for the first few: in a file where thousands of names
+// are wrong, all for the same cause, it would take long and help nobody.
+func (ps *parser) suggest(word string, candidates []string) string {
+	if ps.hints++; ps.hints > 50 {
+		return ""
+	}
+	return strictyaml.DidYouMean(word, candidates)
+}
+
+func (ps *parser) parseUsers(items []*strictyaml.Node) {
+	folded := map[string]*strictyaml.Node{}
+	keys := map[string]*strictyaml.Node{}
+	for _, item := range items {
+		m := item.Map(slices.Concat([]string{"name", "groups", "keys"}, laterInUser)...)
+		unsupportedKeys(m, laterInUser)
+		u := &user{id: int32(len(ps.userNames))}
+		named := false
+		n := m.Require("name")
+		if u.name, named = name(n, "user"); named {
+			fold := strings.ToLower(u.name)
+			if other := folded[fold]; other != nil {
+				named = false
+				if ps.users[u.name] != nil {
+					n.Errorf("the user %q is already at line %d", u.name, other.Line)
+				} else {
+					n.Errorf("the user %q differs from the one at line %d only in upper and lower case", u.name, other.Line)
+				}
+			} else {
+				folded[fold] = n
+				ps.users[u.name] = u
+				ps.userNames = append(ps.userNames, u.name)
+			}
+		}
+		for _, g := range m.Get("groups").Items() {
+			group, ok := name(g, "group")
+			if !ok || slices.Contains(u.groups, group) {
+				continue
+			}
+			id, seen := ps.groups[group]
+			if !seen {
+				id = int32(len(ps.groupNames))
+				ps.groups[group] = id
+				ps.groupNames = append(ps.groupNames, group)
+			}
+			u.groups = append(u.groups, group)
+			u.groupIDs = append(u.groupIDs, id)
+		}
+		list := m.Get("keys")
+		for _, k := range list.Items() {
+			ps.parseUserKey(k, u, keys)
+		}
+		if named && (list == nil || list.Kind == strictyaml.List && len(list.Items()) == 0) {
+			n.Warnf("the user %q has no keys and cannot log in", u.name)
+		}
+	}
+}
+
+func (ps *parser) parseUserKey(n *strictyaml.Node, u *user, seen map[string]*strictyaml.Node) {
+	var s string
+	if !n.String(&s) {
+		return
+	}
+	key, message, hint := parseKey(s)
+	if message != "" {
+		n.Errorf("%s", message).Hint = hint
+		return
+	}
+	blob := string(key.Marshal())
+	switch owner := ps.keys[blob]; {
+	case owner == u:
+		n.Warnf("the key is already at line %d", seen[blob].Line)
+	case owner != nil:
+		n.Errorf("the key of %q at line %d is also the key of %q at line %d", owner.name, seen[blob].Line, u.name, n.Line).Hint = "a key belongs to one user"
+	default:
+		seen[blob] = n
+		ps.keys[blob] = u
+		ps.fingerprints[ssh.FingerprintSHA256(key)] = u
+	}
+}
+
+func (ps *parser) parseTargets(items []*strictyaml.Node) {
+	for _, item := range items {
+		m := item.Map(slices.Concat([]string{"name", "hosts", "ports", "within"}, laterInTarget)...)
+		unsupportedKeys(m, laterInTarget)
+		t := &target{}
+		d := &declared{target: t, node: item}
+		n := m.Require("name")
+		if s, ok := name(n, "target"); ok {
+			t.name, d.node = s, n
+			if other := ps.targetSeen[s]; other != nil {
+				n.Errorf("the target %q is already at line %d", s, other.node.Line)
+			} else {
+				ps.targetSeen[s] = d
+				ps.targetNames = append(ps.targetNames, s)
+				ps.targets = append(ps.targets, t)
+			}
+		}
+		parseHosts(nonEmpty(m.Require("hosts"), "hosts"), t)
+		parsePortList(nonEmpty(m.Require("ports"), "ports"), t)
+		var within []netip.Prefix
+		if n := m.Get("within"); n != nil {
+			// An empty one would read as "nowhere" to some, as "anywhere" to others.
+			within = parseWithin(nonEmpty(n, "within"))
+		}
+		t.within = makeNetworks(within)
+		d.shut = ps.isShut(t)
+	}
+}
+
+// nonEmpty returns the items of a list that must have some.
+func nonEmpty(n *strictyaml.Node, what string) []*strictyaml.Node {
+	items := n.Items()
+	if n != nil && n.Kind == strictyaml.List && len(items) == 0 {
+		n.Errorf("%s is empty", what)
+	}
+	return items
+}
+
+func parseHosts(items []*strictyaml.Node, t *target) {
+	var nets []netip.Prefix
+	for _, n := range items {
+		var s, message, hint string
+		if !n.String(&s) {
+			continue
+		}
+		switch {
+		case strings.Contains(s, "*"):
+			var p pattern
+			if p, message, hint = parsePattern(s); message == "" {
+				t.stars = append(t.stars, p)
+			}
+		case strings.Contains(s, "/"):
+			var p netip.Prefix
+			if p, message, hint = parseNetwork(s); message == "" {
+				nets = append(nets, p)
+			}
+		default:
+			host, addr, msg := parseHost(s)
+			switch {
+			case msg != "":
+				message = quote(s) + ": " + msg
+			case host != s:
+				message, hint = "the host "+quote(s)+" is not in normal form", didYouMean(host)
+			case addr.IsValid():
+				nets = append(nets, netip.PrefixFrom(addr, addr.BitLen()))
+			default:
+				t.names = append(t.names, host)
+			}
+		}
+		if message != "" {
+			n.Errorf("%s", message).Hint = hint
+			continue
+		}
+		t.hosts = append(t.hosts, s)
+	}
+	slices.Sort(t.names)
+	t.names = slices.Compact(t.names)
+	t.nets = makeNetworks(nets)
+}
+
+func parsePortList(items []*strictyaml.Node, t *target) {
+	var ranges []portRange
+	for _, n := range items {
+		var s string
+		if !n.StringOrInt(&s) {
+			continue
+		}
+		r, message, hint := parsePorts(s)
+		if message != "" {
+			n.Errorf("%s", message).Hint = hint
+			continue
+		}
+		ranges = append(ranges, r)
+		t.portsAsWritten = append(t.portsAsWritten, s)
+	}
+	t.ports = makePorts(ranges)
+}
+
+func parseWithin(items []*strictyaml.Node) (within []netip.Prefix) {
+	for _, n := range items {
+		var s string
+		if !n.String(&s) {
+			continue
+		}
+		parse := parseAddress
+		if strings.Contains(s, "/") {
+			parse = parseNetwork
+		}
+		p, message, hint := parse(s)
+		if message != "" {
+			n.Errorf("%s", message).Hint = hint
+			continue
+		}
+		within = append(within, p)
+	}
+	return within
+}
+
+// isShut reports whether the fence refuses every address that the target
+// could lead to.
+func (ps *parser) isShut(t *target) bool {
+	if len(ps.fence.networks) == 0 {
+		return false // every target would be: that is the settings' mistake
+	}
+	open := func(p netip.Prefix) bool {
+		if p.IsSingleIP() {
+			r := ps.fence.check(p.Addr())
+			return r == "" || r == OwnAddress // which may change while the policy is in force
+		}
+		return slices.ContainsFunc(ps.fence.networks, p.Overlaps)
+	}
+	if len(t.names)+len(t.stars) > 0 {
+		return len(t.within) > 0 && !slices.ContainsFunc(t.within, open)
+	}
+	for _, p := range t.nets {
+		if len(t.within) == 0 && open(p) {
+			return false
+		}
+		for _, w := range t.within {
+			if both, ok := overlap(p, w); ok && open(both) {
+				return false
+			}
+		}
+	}
+	return len(t.nets) > 0
+}
+
+func (ps *parser) parseGrants(items []*strictyaml.Node) {
+	seen := map[string]int{}
+	for _, item := range items {
+		m := item.Map(slices.Concat([]string{"name", "groups", "users", "to"}, laterInGrant)...)
+		unsupportedKeys(m, laterInGrant)
+		g := &grant{}
+		n := m.Require("name")
+		if s, ok := name(n, "grant"); ok {
+			g.name = s
+			if line, ok := seen[s]; ok {
+				n.Errorf("the grant %q is already at line %d", s, line)
+			} else {
+				seen[s] = n.Line
+			}
+		}
+		users, groups := m.Get("users"), m.Get("groups")
+		if m.Known() && users == nil && groups == nil {
+			item.Errorf(`the grant is given to nobody: "users" and "groups" are missing here`)
+		}
+		for _, n := range users.Items() {
+			s, ok := name(n, "user")
+			if !ok {
+				continue
+			}
+			if u := ps.users[s]; u != nil {
+				g.users = append(g.users, u.id)
+			} else {
+				n.Warnf("there is no user %q", s).Hint = ps.suggest(s, ps.userNames)
+			}
+		}
+		for _, n := range groups.Items() {
+			s, ok := name(n, "group")
+			if !ok {
+				continue
+			}
+			if id, ok := ps.groups[s]; ok {
+				g.groups = append(g.groups, id)
+			} else {
+				n.Warnf("no user is in the group %q", s).Hint = ps.suggest(s, ps.groupNames)
+			}
+		}
+		for _, n := range nonEmpty(m.Require("to"), "to") {
+			s, ok := name(n, "target")
+			if !ok {
+				continue
+			}
+			d := ps.targetSeen[s]
+			if d == nil {
+				n.Errorf("there is no target %q", s).Hint = ps.suggest(s, ps.targetNames)
+				continue
+			}
+			d.used = true
+			if d.shut {
+				n.Warnf("the grant can never allow the target %q: it lies wholly outside networks", s)
+			}
+			if !slices.Contains(g.targets, d.target) {
+				g.targets = append(g.targets, d.target)
+			}
+		}
+		slices.Sort(g.users)
+		slices.Sort(g.groups)
+		g.users, g.groups = slices.Compact(g.users), slices.Compact(g.groups)
+		ps.grants = append(ps.grants, g)
+	}
+}
+
+// finish makes of what was read what Decide looks things up in.
+func (ps *parser) finish() *Policy {
+	byUser := make([]*subject, len(ps.userNames))
+	byGroup := make([]*subject, len(ps.groupNames))
+	for i := range byUser {
+		byUser[i] = &subject{}
+	}
+	for i := range byGroup {
+		byGroup[i] = &subject{}
+	}
+	ports := map[*subject][]portRange{}
+	for i, g := range ps.grants {
+		id := int32(i)
+		var ranges []portRange
+		for _, t := range g.targets {
+			t.grants = append(t.grants, id)
+			if len(t.nets) > 0 {
+				ranges = append(ranges, t.ports...)
+			}
+		}
+		g.ports = makePorts(ranges)
+		give := func(s *subject) {
+			s.grants = append(s.grants, id)
+			s.cost += len(g.targets)
+			if len(g.ports) > 0 {
+				s.nets = append(s.nets, id)
+				ports[s] = append(ports[s], g.ports...)
+				if n := len(ports[s]); n&(n-1) == 0 { // now and then, to keep them few
+					ports[s] = makePorts(ports[s])
+				}
+			}
+		}
+		for _, u := range g.users {
+			give(byUser[u])
+		}
+		for _, g := range g.groups {
+			give(byGroup[g])
+		}
+	}
+	for s, ranges := range ports {
+		s.ports = makePorts(ranges)
+	}
+	for _, u := range ps.users {
+		if s := byUser[u.id]; len(s.grants) > 0 {
+			u.subjects = append(u.subjects, s)
+		}
+		for _, g := range u.groupIDs {
+			if s := byGroup[g]; len(s.grants) > 0 {
+				u.subjects = append(u.subjects, s)
+			}
+		}
+	}
+	ps.index = makeIndex(ps.targets)
+	return ps.Policy
+}
