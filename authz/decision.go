@@ -69,6 +69,9 @@ type Decision struct {
 	// answer to a first question it is the first that may turn out to.
 	Grant string
 
+	// Policy is the hash of the policy that decided.
+	Policy string
+
 	// Host is the request's host in normal form, and Literal its address
 	// where it is an IP literal. Both are zero for BadHost, and where the
 	// user or key already was refused.

@@ -109,13 +109,13 @@ func (p *Policy) Decide(r Request) Decision {
 		return Decision{Reason: UnknownUser, Detail: "the policy has no user " + quote(r.User)}
 	}
 	if r.Key != "" && p.fingerprints[r.Key] != u {
-		return Decision{Reason: KeyRemoved, Detail: fmt.Sprintf("%s has no key %s", u.name, quote(r.Key))}
+		return Decision{Reason: KeyRemoved, Policy: p.hash, Detail: fmt.Sprintf("%s has no key %s", u.name, quote(r.Key))}
 	}
 	host, literal, msg := parseHost(r.Host)
 	if msg != "" {
-		return Decision{Reason: BadHost, Detail: quote(r.Host) + ": " + msg}
+		return Decision{Reason: BadHost, Policy: p.hash, Detail: quote(r.Host) + ": " + msg}
 	}
-	d := Decision{Host: host, Literal: literal}
+	d := Decision{Host: host, Literal: literal, Policy: p.hash}
 	if r.Port < 1 || r.Port > 65535 {
 		d.Reason, d.Detail = BadPort, fmt.Sprintf("the port %d is not between 1 and 65535", r.Port)
 		return d

@@ -245,8 +245,10 @@ func (d *document) syntax(err error) {
 		p.Hint = `a value with ": " in it must be quoted`
 	case strings.Contains(msg, "cannot start any token"):
 		p.Hint = "a value that begins with such a character must be quoted"
+	case strings.Contains(msg, "unexpected end of stream"):
+		p.Hint = "a quote opened here or before is not closed"
 	case strings.Contains(msg, "did not find expected ',' or"):
-		p.Hint = "a bracket that opens here is not closed, or a comma is missing"
+		p.Hint = "a bracket opened here or before is not closed, or a comma is missing"
 	}
 }
 
@@ -365,7 +367,7 @@ func (d *document) mapping(n *Node, y *yaml.Node, depth int) {
 		k := d.convert(ky, nil, depth+1)
 		if !k.bad && k.Kind != String {
 			k.bad = true
-			d.add(k.Line, k.Column, "a key must be text, not %s", k.Kind)
+			d.add(k.Line, k.Column, "a key must be text, not %s", k.Kind).Hint = "quote it"
 		}
 		v := d.convert(y.Content[i+1], k, depth+1)
 		if k.bad {
