@@ -1,0 +1,175 @@
+package hostsfile
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A File is a hosts file that can be followed while it is asked. Its methods may
+// be called from any number of goroutines.
+type File struct {
+	path         string
+	settle, poll time.Duration
+
+	reading sync.Mutex // held while the file is read and current replaced; lookups never take it
+	current atomic.Pointer[version]
+}
+
+// A version is one content of the file, accepted.
+type version struct {
+	table    *Table
+	warnings []Problem
+	sum      [sha256.Size]byte
+	seen     state // of the file as it was read
+}
+
+// An Option changes how a File is followed.
+type Option func(*File)
+
+// WithSettle sets for how long a file must have been still before a change of it
+// is read; the default is 200 ms. It is the guard against files that are written
+// in place: below some 20 ms it guards nothing.
+func WithSettle(d time.Duration) Option { return func(f *File) { f.settle = d } }
+
+// WithPoll sets how often the file is looked at without having been told of a
+// change; the default is 5 s.
+func WithPoll(d time.Duration) Option { return func(f *File) { f.poll = d } }
+
+// Open reads the hosts file at path. An error in it is a *ParseError with all its
+// problems; a file that cannot be read is the error of package os. Who may write
+// the file, and so decide where names lead, is the caller's to check.
+func Open(path string, opts ...Option) (*File, error) {
+	f := &File{path: path, settle: 200 * time.Millisecond, poll: pollInterval}
+	for _, opt := range opts {
+		opt(f)
+	}
+	if _, _, err := f.reload(); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// LookupNetIP is [Table.LookupNetIP] of the table in force.
+func (f *File) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	return f.Table().LookupNetIP(ctx, network, host)
+}
+
+// Table returns the table in force. Several lookups on it agree with each other,
+// whatever happens to the file meanwhile.
+func (f *File) Table() *Table { return f.current.Load().table }
+
+// Warnings returns the warnings about the table in force.
+func (f *File) Warnings() []Problem { return f.current.Load().warnings }
+
+// Reload reads the file now, without waiting for it to settle, and reports
+// whether its content is another than before. On an error nothing has changed:
+// what the package comment lists is not taken over.
+func (f *File) Reload() (changed bool, err error) {
+	changed, _, err = f.reload()
+	return changed, err
+}
+
+// reload also returns what it found, to tell one refused content from the next.
+func (f *File) reload() (changed bool, found string, err error) {
+	f.reading.Lock()
+	defer f.reading.Unlock()
+
+	text, seen, err := readStill(f.path)
+	if err != nil {
+		return false, err.Error(), err
+	}
+	next := &version{sum: sha256.Sum256(text), seen: seen}
+	found = string(next.sum[:])
+	var old *Table // nil at Open
+	if v := f.current.Load(); v != nil {
+		if v.sum == next.sum {
+			return false, found, nil
+		}
+		old = v.table
+	}
+	next.table, next.warnings = parse(string(text), f.path, old)
+	if next.table == nil {
+		return false, found, &ParseError{next.warnings}
+	}
+	f.current.Store(next)
+	return true, found, nil
+}
+
+// Follow reloads the file whenever it has changed and then been still for the
+// settle time, until ctx ends; then it returns nil. It sees changes since the
+// table in force was read, also those from before it was called.
+//
+// It calls report, never twice at once, for each change: (true, nil) for one
+// taken over, (false, err) for one refused, once for each content that is refused
+// in a row, and (false, nil) when after a refusal the file is again as the table
+// in force. A file that is gone is a refusal; one that cannot be read is tried again
+// at each poll. While report runs, changes wait.
+//
+// The error is only about a folder that cannot be followed at all.
+func (f *File) Follow(ctx context.Context, report func(changed bool, err error)) error {
+	refused := ""
+	w := watcher{path: f.path, settle: f.settle, poll: f.poll, known: f.current.Load().seen}
+	w.changed = func() {
+		changed, found, err := f.reload()
+		// Not the content was refused: the file could not be read, perhaps for
+		// want of descriptors. Nothing in its state will tell when it can.
+		if parseErr := (*ParseError)(nil); err != nil && !errors.As(err, &parseErr) {
+			w.known = state{err: err}
+		}
+		switch {
+		case err != nil && found != refused:
+			refused = found
+			report(false, err)
+		case err == nil && (changed || refused != ""):
+			refused = ""
+			report(changed, nil)
+		}
+	}
+	return w.run(ctx)
+}
+
+// readStill reads a file that nobody writes meanwhile, as far as its size and
+// times can show, with its state. It waits a moment for whoever is writing.
+func readStill(path string) ([]byte, state, error) {
+	for try := 0; ; try++ {
+		before := stateOf(path)
+		switch {
+		case before.err != nil:
+			return nil, before, before.err
+		case !before.info.Mode().IsRegular(): // opening a pipe could block for ever
+			return nil, before, fmt.Errorf("%s is not a regular file", path)
+		}
+		text, err := readBounded(path)
+		if err != nil {
+			return nil, before, err
+		}
+		if stateOf(path).same(before) && int64(len(text)) == min(before.info.Size(), maxFile+1) {
+			return text, before, nil
+		}
+		if try == 4 {
+			return nil, before, fmt.Errorf("%s changes while it is read", path)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// readBounded reads one byte more than a hosts file may have, at most.
+func readBounded(path string) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	var text bytes.Buffer
+	_, err = io.Copy(&text, io.LimitReader(file, maxFile+1))
+	return text.Bytes(), err
+}
