@@ -335,6 +335,9 @@ func (f *Forwarder) deny(fw *forward, kind RefusalKind, reason, detail, said str
 		cause := fw.cause(&endCause{reason, detail})
 		reason, detail = cause.reason, cause.detail
 	}
+	fw.mu.Lock()
+	fw.grant = "" // one that might have allowed it did not
+	fw.mu.Unlock()
 	rec := fw.record(audit.ForwardDeny)
 	rec.Reason, rec.Detail = reason, detail
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(fw.ctx), f.Limits.DialTimeout)
