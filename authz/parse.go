@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
+	"math"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -108,13 +109,16 @@ func (ps *parser) parse(root *strictyaml.Node) {
 	m := root.Map(slices.Concat([]string{"version", "timezone", "users", "targets", "grants"}, laterInFile)...)
 	unsupportedKeys(m, laterInFile)
 	var version int
-	if n := m.Require("version"); n.Int(&version, 1, 1<<31) && version != 1 {
+	if n := m.Require("version"); n.Int(&version, 1, math.MaxInt) && version != 1 {
 		n.Errorf("version %d is not supported by this version", version).Hint = "write version: 1"
 	}
 	ps.parseTimezone(m.Get("timezone"))
 	ps.parseUsers(m.Get("users").Items())
 	ps.parseTargets(m.Get("targets").Items())
 	ps.parseGrants(m.Get("grants").Items())
+	if root.Problems().Err() != nil {
+		return // what is wrong may be just where the target is used
+	}
 	for _, name := range ps.targetNames {
 		if d := ps.targetSeen[name]; !d.used {
 			d.node.Warnf("no grant uses the target %q", name)
@@ -202,7 +206,7 @@ func (ps *parser) parseUsers(items []*strictyaml.Node) {
 		for _, k := range list.Items() {
 			ps.parseUserKey(k, u, keys)
 		}
-		if named && (list == nil || list.Kind == strictyaml.List && len(list.Items()) == 0) {
+		if named && (m.Lacks("keys") || isEmpty(list)) {
 			n.Warnf("the user %q has no keys and cannot log in", u.name)
 		}
 	}
@@ -262,11 +266,15 @@ func (ps *parser) parseTargets(items []*strictyaml.Node) {
 
 // nonEmpty returns the items of a list that must have some.
 func nonEmpty(n *strictyaml.Node, what string) []*strictyaml.Node {
-	items := n.Items()
-	if n != nil && n.Kind == strictyaml.List && len(items) == 0 {
+	if isEmpty(n) {
 		n.Errorf("%s is empty", what)
 	}
-	return items
+	return n.Items()
+}
+
+// isEmpty reports whether n is a list with nothing in it.
+func isEmpty(n *strictyaml.Node) bool {
+	return n != nil && n.Kind == strictyaml.List && len(n.Items()) == 0
 }
 
 func parseHosts(items []*strictyaml.Node, t *target) {
@@ -394,8 +402,11 @@ func (ps *parser) parseGrants(items []*strictyaml.Node) {
 			}
 		}
 		users, groups := m.Get("users"), m.Get("groups")
-		if m.Known() && users == nil && groups == nil {
+		switch {
+		case m.Lacks("users", "groups"):
 			item.Errorf(`the grant is given to nobody: "users" and "groups" are missing here`)
+		case (users != nil || groups != nil) && (users == nil || isEmpty(users)) && (groups == nil || isEmpty(groups)):
+			item.Warnf("the grant is given to nobody")
 		}
 		for _, n := range users.Items() {
 			s, ok := name(n, "user")

@@ -121,8 +121,9 @@ func brief(s string) string {
 
 // A Map is a mapping with the keys that are known in its place.
 type Map struct {
-	node   *Node
-	values map[string]*Node
+	node     *Node
+	values   map[string]*Node
+	misspelt map[string]bool // the known keys that an unknown one was meant for
 }
 
 // Map reads a mapping. Keys other than the known ones are problems, with the
@@ -136,15 +137,19 @@ func (n *Node) Map(known ...string) Map {
 		n.wants("a mapping (key: value)", "")
 		return m
 	}
-	m.values = make(map[string]*Node, len(n.items))
+	m.values, m.misspelt = make(map[string]*Node, len(n.items)), map[string]bool{}
 	for _, v := range n.items {
 		if name := v.key.value; slices.Contains(known, name) {
 			m.values[name] = v
 		} else {
 			p := v.key.Errorf("unknown key %q", name)
-			if p.Hint = DidYouMean(name, known); p.Hint == "" {
+			meant := Suggest(name, known)
+			if meant == "" {
 				p.Hint = "known here: " + strings.Join(known, ", ")
+				continue
 			}
+			p.Hint = `did you mean "` + meant + `"?`
+			m.misspelt[meant] = true
 		}
 	}
 	return m
@@ -155,16 +160,25 @@ func (m Map) Get(key string) *Node { return m.values[key] }
 
 // Require returns the value of a known key; its absence is a problem.
 func (m Map) Require(key string) *Node {
-	v := m.values[key]
-	if v == nil && m.node != nil && m.node.Kind == Mapping && !m.node.bad {
+	if m.Lacks(key) {
 		m.node.Errorf("%q is missing here", key)
 	}
-	return v
+	return m.values[key]
 }
 
-// Known reports whether the mapping is there at all, so that what it lacks
-// can be said.
-func (m Map) Known() bool { return m.values != nil }
+// Lacks reports whether the mapping is there and has none of these keys, not
+// even misspelt.
+func (m Map) Lacks(keys ...string) bool {
+	if m.values == nil || m.node.bad {
+		return false
+	}
+	for _, k := range keys {
+		if m.values[k] != nil || m.misspelt[k] {
+			return false
+		}
+	}
+	return true
+}
 
 // Items returns the nodes of a list. Anything else is a problem.
 func (n *Node) Items() []*Node {
@@ -227,11 +241,15 @@ func oldBool(s string) bool {
 // StringOrInt reads text as String does, or a plain decimal number as the
 // text that it is written as.
 func (n *Node) StringOrInt(dst *string) bool {
-	if n != nil && !n.bad && n.Kind == Int && decimal.MatchString(n.value) {
-		*dst = n.value
-		return true
+	if n == nil || n.bad || n.Kind != Int && n.Kind != Float {
+		return n.String(dst)
 	}
-	return n.String(dst)
+	if !decimal.MatchString(n.value) {
+		n.wants("text or a whole number", "")
+		return false
+	}
+	*dst = n.value
+	return true
 }
 
 // OneOf reads text that must be one of the given words.

@@ -59,7 +59,7 @@ limits: {depth: 3}
 	if m.Get("absent").String(&absent) || absent != "default" {
 		t.Error("an absent key must leave the default alone")
 	}
-	if m.Get("absent").Map("x").Known() || m.Get("absent").Items() != nil || m.Get("absent").Problems() != nil {
+	if m.Get("absent").Map("x").Lacks("x") || m.Get("absent").Items() != nil || m.Get("absent").Problems() != nil {
 		t.Error("an absent node has something in it")
 	}
 	if m.Get("absent").Map("x").Require("x") != nil || root.Problems() != nil {
@@ -125,6 +125,7 @@ func TestReadersRefuseWhatTheyMayMisunderstand(t *testing.T) {
 		{"99999999999999999999", number, `f:1:4: v wants a whole number from 1 to 100, not 99999999999999999999`},
 		{`"5"`, number, `f:1:4: v wants a whole number from 1 to 100, not "5"; write it without quotes`},
 		{"keeep", word, `f:1:4: v wants one of keep, close, not "keeep"; did you mean "keep"?`},
+		{"0x16", func(n *Node) { n.StringOrInt(new(string)) }, `f:1:4: v wants text or a whole number, not 0x16`},
 		{"x", mapping, `f:1:4: v wants a mapping (key: value), not "x"`},
 		{"{depht: 1}", mapping, `f:1:5: unknown key "depht"; did you mean "dept"?`},
 		{`{"\u001b[31m": 1}`, mapping, `f:1:5: unknown key "\x1b[31m"; known here: dept, size`},
@@ -142,16 +143,16 @@ func TestReadersRefuseWhatTheyMayMisunderstand(t *testing.T) {
 }
 
 func TestMissingKeysAndOwnProblems(t *testing.T) {
-	root, _ := Parse(strings.NewReader("list:\n  - {a: 1}\n  - {b: 2}\n"), "f")
+	root, _ := Parse(strings.NewReader("list:\n  - {alpha: 1}\n  - {b: 2}\n  - {alpah: 3}\n  - a\n"), "f")
 	for _, item := range root.Map("list").Get("list").Items() {
-		m := item.Map("a", "b")
-		m.Require("a")
+		m := item.Map("alpha", "b")
+		m.Require("alpha")
 		if b := m.Get("b"); b != nil {
 			b.Key().Warnf("b is old").Hint = "use a"
 			b.Errorf("b is %d", 2)
 		}
 	}
-	const want = "f:3:5: \"a\" is missing here\nwarning: f:3:6: b is old; use a\nf:3:9: b is 2"
+	const want = "f:3:5: \"alpha\" is missing here\nwarning: f:3:6: b is old; use a\nf:3:9: b is 2\nf:4:6: unknown key \"alpah\"; did you mean \"alpha\"?\nf:5:5: list wants a mapping (key: value), not \"a\""
 	if got := texts(root.Problems()); got != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}
