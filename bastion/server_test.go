@@ -23,16 +23,16 @@ import (
 )
 
 // TestMain holds the whole package to leaving nothing behind: goroutines and
-// descriptors are back to where they began when all tests are done.
+// sockets are back to where they began when all tests are done.
 func TestMain(m *testing.M) {
-	goroutines, descriptors := runtime.NumGoroutine(), openFiles()
+	goroutines, sockets := runtime.NumGoroutine(), openSockets()
 	code := m.Run()
 	if code == 0 {
-		for end := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > goroutines || openFiles() > descriptors+2; time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > goroutines || openSockets() > sockets; time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(end) {
 				stacks := make([]byte, 1<<20)
-				fmt.Printf("left behind: %d goroutines (%d before), %d descriptors (%d before)\n%s\n",
-					runtime.NumGoroutine(), goroutines, openFiles(), descriptors, stacks[:runtime.Stack(stacks, true)])
+				fmt.Printf("left behind: %d goroutines (%d before), %d sockets (%d before)\n%s\n",
+					runtime.NumGoroutine(), goroutines, openSockets(), sockets, stacks[:runtime.Stack(stacks, true)])
 				code = 1
 				break
 			}
@@ -41,9 +41,16 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func openFiles() int {
+// openSockets counts the sockets of this process.
+func openSockets() int {
+	n := 0
 	entries, _ := os.ReadDir("/proc/self/fd")
-	return len(entries)
+	for _, e := range entries {
+		if to, _ := os.Readlink("/proc/self/fd/" + e.Name()); strings.HasPrefix(to, "socket:") {
+			n++
+		}
+	}
+	return n
 }
 
 func target(port int) string { return fmt.Sprintf("target:%d", port) }

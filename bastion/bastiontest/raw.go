@@ -1,0 +1,318 @@
+package bastiontest
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ecdh"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// Message numbers, RFC 4250 section 4.1.2.
+const (
+	msgServiceRequest  = 5
+	msgServiceAccept   = 6
+	msgKexInit         = 20
+	msgNewKeys         = 21
+	msgKexECDHInit     = 30
+	msgKexECDHReply    = 31
+	msgUserAuthRequest = 50
+	msgUserAuthFailure = 51
+	msgUserAuthSuccess = 52
+	msgUserAuthBanner  = 53
+	msgUserAuthPKOK    = 60
+)
+
+// RawVersion is the version string of a Raw client.
+const RawVersion = "SSH-2.0-Raw"
+
+// Raw is an SSH client that does what x/crypto/ssh's never would: it sends
+// whatever packet a test wants, and logs in with whatever user names and
+// keys, in whatever order. It speaks curve25519-sha256 and
+// aes128-gcm@openssh.com only.
+type Raw struct {
+	Conn    net.Conn
+	Session []byte // the session id
+
+	t       testing.TB
+	in      *bufio.Reader
+	sealing *gcm // nil before NEWKEYS
+	opening *gcm
+}
+
+// gcm is one direction of aes128-gcm@openssh.com (RFC 5647).
+type gcm struct {
+	aead cipher.AEAD
+	iv   []byte
+}
+
+func (g *gcm) next() {
+	binary.BigEndian.PutUint64(g.iv[4:], binary.BigEndian.Uint64(g.iv[4:])+1)
+}
+
+// NewRaw connects to b and finishes the key exchange.
+func NewRaw(t testing.TB, b *Bastion) *Raw {
+	t.Helper()
+	conn, err := net.Dial("tcp", b.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(Wait))
+	r := &Raw{Conn: conn, t: t, in: bufio.NewReader(conn)}
+	if err := r.exchange(b.HostKey); err != nil {
+		t.Fatalf("key exchange: %v", err)
+	}
+	return r
+}
+
+// exchange makes the key exchange of RFC 4253 section 7 and RFC 8731.
+func (r *Raw) exchange(hostKey ssh.PublicKey) error {
+	if _, err := io.WriteString(r.Conn, RawVersion+"\r\n"); err != nil {
+		return err
+	}
+	theirVersion, err := r.in.ReadString('\n')
+	if err != nil {
+		return err
+	}
+	theirVersion = strings.TrimRight(theirVersion, "\r\n")
+
+	ours := bytes.NewBuffer([]byte{msgKexInit})
+	ours.Write(make([]byte, 16)) // the cookie
+	for _, list := range []string{
+		"curve25519-sha256", "ssh-ed25519", "aes128-gcm@openssh.com", "aes128-gcm@openssh.com",
+		"hmac-sha2-256", "hmac-sha2-256", "none", "none", "", "",
+	} {
+		writeString(ours, []byte(list))
+	}
+	ours.Write(make([]byte, 5)) // no guess follows; reserved
+	if err := r.Send(ours.Bytes()); err != nil {
+		return err
+	}
+	theirs, err := r.expect(msgKexInit)
+	if err != nil {
+		return err
+	}
+
+	private, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	init := bytes.NewBuffer([]byte{msgKexECDHInit})
+	writeString(init, private.PublicKey().Bytes())
+	if err := r.Send(init.Bytes()); err != nil {
+		return err
+	}
+	packet, err := r.expect(msgKexECDHReply)
+	if err != nil {
+		return err
+	}
+	var reply struct{ HostKey, Ephemeral, Signature []byte }
+	if err := ssh.Unmarshal(packet[1:], &reply); err != nil {
+		return err
+	}
+	if !bytes.Equal(reply.HostKey, hostKey.Marshal()) {
+		return errors.New("another host key")
+	}
+	public, err := ecdh.X25519().NewPublicKey(reply.Ephemeral)
+	if err != nil {
+		return err
+	}
+	secret, err := private.ECDH(public)
+	if err != nil {
+		return err
+	}
+	k := ssh.Marshal(struct{ K *big.Int }{new(big.Int).SetBytes(secret)})
+
+	h := sha256.New()
+	for _, part := range [][]byte{[]byte(RawVersion), []byte(theirVersion), ours.Bytes(), theirs, reply.HostKey, private.PublicKey().Bytes(), reply.Ephemeral} {
+		writeString(h, part)
+	}
+	h.Write(k)
+	r.Session = h.Sum(nil)
+
+	if err := r.Send([]byte{msgNewKeys}); err != nil {
+		return err
+	}
+	if _, err := r.expect(msgNewKeys); err != nil {
+		return err
+	}
+	derive := func(letter byte, n int) []byte { // RFC 4253 section 7.2
+		d := sha256.New()
+		d.Write(k)
+		d.Write(r.Session)
+		d.Write([]byte{letter})
+		d.Write(r.Session)
+		return d.Sum(nil)[:n]
+	}
+	r.sealing = newGCM(derive('C', 16), derive('A', 12))
+	r.opening = newGCM(derive('D', 16), derive('B', 12))
+
+	service := bytes.NewBuffer([]byte{msgServiceRequest})
+	writeString(service, []byte("ssh-userauth"))
+	if err := r.Send(service.Bytes()); err != nil {
+		return err
+	}
+	_, err = r.expect(msgServiceAccept)
+	return err
+}
+
+func newGCM(key, iv []byte) *gcm {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		panic(err)
+	}
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		panic(err)
+	}
+	return &gcm{aead, iv}
+}
+
+func writeString(w io.Writer, s []byte) {
+	w.Write(binary.BigEndian.AppendUint32(nil, uint32(len(s))))
+	w.Write(s)
+}
+
+// Send sends one packet: its payload, from the message number on.
+func (r *Raw) Send(payload []byte) error {
+	block, head := 8, 5 // the length counts in the padding, but not with GCM
+	if r.sealing != nil {
+		block, head = 16, 1
+	}
+	pad := block - (head+len(payload))%block
+	if pad < 4 {
+		pad += block
+	}
+	body := append([]byte{byte(pad)}, payload...)
+	body = append(body, make([]byte, pad)...)
+	length := binary.BigEndian.AppendUint32(nil, uint32(len(body)))
+	if r.sealing != nil {
+		body = r.sealing.aead.Seal(nil, r.sealing.iv, body, length)
+		r.sealing.next()
+	}
+	_, err := r.Conn.Write(append(length, body...))
+	return err
+}
+
+// Receive returns the payload of the next packet.
+func (r *Raw) Receive() ([]byte, error) {
+	length := make([]byte, 4)
+	if _, err := io.ReadFull(r.in, length); err != nil {
+		return nil, err
+	}
+	n := int(binary.BigEndian.Uint32(length))
+	if n > 1<<20 {
+		return nil, fmt.Errorf("a packet of %d bytes", n)
+	}
+	if r.opening != nil {
+		n += r.opening.aead.Overhead()
+	}
+	body := make([]byte, n)
+	if _, err := io.ReadFull(r.in, body); err != nil {
+		return nil, err
+	}
+	if r.opening != nil {
+		var err error
+		if body, err = r.opening.aead.Open(nil, r.opening.iv, body, length); err != nil {
+			return nil, err
+		}
+		r.opening.next()
+	}
+	return body[1 : len(body)-int(body[0])], nil
+}
+
+func (r *Raw) expect(msg byte) ([]byte, error) {
+	packet, err := r.Receive()
+	if err == nil && packet[0] != msg {
+		err = fmt.Errorf("got message %d instead of %d", packet[0], msg)
+	}
+	return packet, err
+}
+
+// request begins a userauth request (RFC 4252 section 5).
+func request(user, method string) *bytes.Buffer {
+	b := bytes.NewBuffer([]byte{msgUserAuthRequest})
+	writeString(b, []byte(user))
+	writeString(b, []byte("ssh-connection"))
+	writeString(b, []byte(method))
+	return b
+}
+
+// answer sends a userauth request and returns the number of what answers it.
+func (r *Raw) answer(packet []byte) byte {
+	r.t.Helper()
+	if err := r.Send(packet); err != nil {
+		r.t.Fatalf("sending a userauth request: %v", err)
+	}
+	for {
+		got, err := r.Receive()
+		if err != nil {
+			r.t.Fatalf("awaiting the answer to a userauth request: %v", err)
+		}
+		if got[0] != msgUserAuthBanner {
+			return got[0]
+		}
+	}
+}
+
+// None tries the method none.
+func (r *Raw) None(user string) bool {
+	return r.answer(request(user, "none").Bytes()) == msgUserAuthSuccess
+}
+
+// Password tries a password.
+func (r *Raw) Password(user, password string) bool {
+	b := request(user, "password")
+	b.WriteByte(0)
+	writeString(b, []byte(password))
+	return r.answer(b.Bytes()) == msgUserAuthSuccess
+}
+
+// Offer asks whether a key might log in as user, without proving it.
+func (r *Raw) Offer(user string, key ssh.PublicKey) bool {
+	return r.OfferAs(user, key, key.Type())
+}
+
+// OfferAs is Offer for a signature algorithm.
+func (r *Raw) OfferAs(user string, key ssh.PublicKey, algorithm string) bool {
+	b := request(user, "publickey")
+	b.WriteByte(0)
+	writeString(b, []byte(algorithm))
+	writeString(b, key.Marshal())
+	return r.answer(b.Bytes()) == msgUserAuthPKOK
+}
+
+// Prove logs in as user with a signature by key (RFC 4252 section 7).
+func (r *Raw) Prove(user string, key ssh.Signer) bool {
+	r.t.Helper()
+	b := request(user, "publickey")
+	b.WriteByte(1)
+	writeString(b, []byte(key.PublicKey().Type()))
+	writeString(b, key.PublicKey().Marshal())
+	var signed bytes.Buffer
+	writeString(&signed, r.Session)
+	signed.Write(b.Bytes())
+	sig, err := key.Sign(rand.Reader, signed.Bytes())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	writeString(b, ssh.Marshal(sig))
+	return r.answer(b.Bytes()) == msgUserAuthSuccess
+}
+
+// Close ends the connection.
+func (r *Raw) Close() { r.Conn.Close() }
