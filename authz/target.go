@@ -84,10 +84,12 @@ func parsePattern(s string) (p pattern, message, hint string) {
 	if last := s[strings.LastIndexByte(s, '.')+1:]; numeric(last) {
 		return p, "the pattern " + quote(s) + " matches no name: no name ends in a number", ""
 	}
-	p.text = s
-	if dot := strings.IndexByte(s[strings.LastIndexByte(s, '*'):], '.'); dot >= 0 {
-		p.tail = s[strings.LastIndexByte(s, '*')+dot+1:]
+	star := strings.LastIndexByte(s, '*')
+	if star < 0 {
+		return p, quote(s) + " is a name and not a pattern", ""
 	}
+	p.text = s
+	_, p.tail, _ = strings.Cut(s[star:], ".")
 	return p, "", ""
 }
 
