@@ -1,0 +1,46 @@
+#!/bin/sh
+# The tests run against real peers: OpenSSH on both ends, MariaDB, rsync, curl.
+# This script makes sure that they are here. As root on a Debian it installs
+# what is missing; elsewhere it fails with the line to type.
+#
+#	e2e/peers.sh           check, and install if possible
+#	e2e/peers.sh --check   only check
+set -eu
+
+PATH="$PATH:/usr/sbin:/sbin"
+
+packages="openssh-server openssh-client mariadb-server mariadb-client rsync netcat-openbsd iproute2 curl gcc libc6-dev"
+
+missing() {
+	for program in ssh scp sftp ssh-keygen ssh-agent ssh-add sshd mariadbd mariadb mariadb-install-db rsync nc ip curl gcc; do
+		command -v "$program" >/dev/null 2>&1 || printf ' %s' "$program"
+	done
+	[ -x /usr/lib/openssh/sftp-server ] || [ -x /usr/libexec/openssh/sftp-server ] ||
+		[ -x /usr/libexec/sftp-server ] || [ -x /usr/lib/ssh/sftp-server ] || printf ' sftp-server'
+	# The traditional and the GNU nc have no -N, which half-closes at the end of the input.
+	if command -v nc >/dev/null 2>&1 && ! nc -h 2>&1 | grep -q -- '-N'; then
+		printf ' netcat-openbsd'
+	fi
+	# gcc without the C library's headers cannot build with -race.
+	[ ! -d /usr/include ] || [ -e /usr/include/stdlib.h ] || printf ' libc6-dev'
+}
+
+lacking=$(missing)
+if [ -z "$lacking" ]; then
+	exit 0
+fi
+
+if [ "${1:-}" != "--check" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+	echo "peers: installing what is missing:$lacking" >&2
+	# RUNLEVEL=1 keeps the packages from starting services of their own.
+	export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
+	# shellcheck disable=SC2086 # a list of words
+	apt-get install -y -q --no-install-recommends $packages >&2 ||
+		{ apt-get update -q >&2 && apt-get install -y -q --no-install-recommends $packages >&2; }
+	lacking=$(missing)
+	[ -n "$lacking" ] || exit 0
+fi
+
+echo "peers: missing:$lacking. Type this:" >&2
+echo "sudo env RUNLEVEL=1 apt-get install -y --no-install-recommends $packages" >&2
+exit 1
