@@ -1,0 +1,304 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+	"golang.org/x/crypto/ssh"
+
+	"sekisho/audit"
+	"sekisho/authz/strictyaml"
+	"sekisho/bastion"
+)
+
+// Variables that are of no setting.
+var otherVariables = []string{"SEKISHO_CONFIG", "SEKISHO_LOG_LEVEL", "SEKISHO_LOG_FORMAT"}
+
+func newServe(std stdio) *cobra.Command {
+	var w where
+	var level, format string
+	cmd := &cobra.Command{
+		Use:   "serve [DIR]",
+		Short: "Run the server",
+		Long: `Serve runs the server until SIGTERM or SIGINT, and then gives the forwards that
+run limits.drain_timeout to end; a second signal ends them at once.
+
+SIGHUP reads policy and hosts again. A change of the hosts file is taken over
+without it, one of the policy only with watch: true. sekisho.yaml and the host
+keys are read at start.
+
+Each setting has a variable that goes before the file, such as SEKISHO_LISTEN or
+SEKISHO_LIMITS_LOGIN_GRACE (lists parted by commas), and flags go before those.`,
+		Example: `  sekisho serve /etc/sekisho
+  sekisho serve --config test.yaml --listen 127.0.0.1:2022 --log-format json`,
+		Args: atMostOne,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			log, err := newLog(std.err, cmp.Or(level, os.Getenv("SEKISHO_LOG_LEVEL"), "info"), cmp.Or(format, os.Getenv("SEKISHO_LOG_FORMAT"), "text"))
+			if err != nil {
+				return err
+			}
+			hangup := make(chan os.Signal, 1) // before all else: it would end the process
+			signal.Notify(hangup, syscall.SIGHUP)
+			defer signal.Stop(hangup)
+
+			config, given, err := w.find(cmd, args)
+			if err != nil {
+				return err
+			}
+			s, problems := load(config, given, os.Environ())
+			if problems.Err() != nil {
+				return &badFiles{problems}
+			}
+			logProblems(log, problems)
+			svc, err := start(s, log)
+			if err != nil {
+				return err
+			}
+			return svc.run(cmd.Context(), hangup)
+		},
+	}
+	w.addFlags(cmd)
+	cmd.Flags().StringVar(&level, "log-level", "", "the least `level` that is logged: debug, info, warn or error (default: info)")
+	cmd.Flags().StringVar(&format, "log-format", "", "the `format` of the operational log: text or json (default: text)")
+	return cmd
+}
+
+// newLog makes the operational log.
+func newLog(w io.Writer, level, format string) (*logrus.Logger, error) {
+	log := logrus.New()
+	log.SetOutput(w)
+	l, err := logrus.ParseLevel(level)
+	if err != nil || l < logrus.ErrorLevel || l > logrus.DebugLevel {
+		return nil, usagef("the levels are debug, info, warn and error", "%q is not a log level", level)
+	}
+	log.SetLevel(l)
+	switch format {
+	case "text":
+		log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, TimestampFormat: time.RFC3339})
+	case "json":
+		log.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})
+	default:
+		return nil, usagef("the formats are text and json", "%q is not a log format", format)
+	}
+	return log, nil
+}
+
+// logProblems writes problems into the operational log.
+func logProblems(log *logrus.Logger, problems strictyaml.Problems) {
+	for _, p := range problems {
+		hint := p.Hint
+		p.Hint = ""
+		line := log.WithFields(nil)
+		if hint != "" {
+			line = line.WithField("hint", hint)
+		}
+		if p.Warning {
+			line.Warn(p.Error())
+		} else {
+			line.Error(p.Error())
+		}
+	}
+}
+
+// A service is a server with all that belongs to it, listening.
+type service struct {
+	setup     *setup
+	log       *logrus.Logger
+	book      *audit.Log
+	server    *bastion.Server
+	listeners []net.Listener
+
+	reloading sync.Mutex // held while files are taken over
+}
+
+// start opens the audit log, which only one process may, and then listens.
+func start(s *setup, log *logrus.Logger) (*service, error) {
+	auditDir := s.path(s.settings.Audit.Dir)
+	if info, err := os.Stat(auditDir); err == nil && ownerOf(info) != os.Geteuid() {
+		return nil, failf("run sekisho as the user whom the folder belongs to, or chown it with all that is in it",
+			"the audit folder %s belongs to %s, and sekisho runs as %s", auditDir, userName(ownerOf(info)), userName(os.Geteuid()))
+	}
+	book, err := audit.Open(auditDir, audit.Options{
+		Bastion: s.settings.Name, SegmentSize: s.settings.Audit.SegmentSize, SegmentAge: s.settings.Audit.SegmentAge,
+	})
+	if err != nil {
+		hint := ""
+		switch {
+		case errors.Is(err, audit.ErrLocked):
+			hint = "another sekisho serves with this folder: stop it first, or give this one an audit.dir of its own"
+		case errors.Is(err, os.ErrPermission):
+			hint = "make the folder for the user that sekisho runs as: install -d -m 700 -o " + shellWord(userName(os.Geteuid())) + " " + shellWord(auditDir)
+		}
+		return nil, &failure{err, hint}
+	}
+	svc := &service{setup: s, log: log, book: book}
+	if err := svc.open(); err != nil {
+		for _, l := range svc.listeners {
+			l.Close()
+		}
+		svc.record(audit.Record{Type: audit.ServerStop, Reason: "failed", Detail: err.Error()})
+		return nil, errors.Join(err, book.Close())
+	}
+	return svc, nil
+}
+
+// open makes the server and its listeners, and records the policy.
+func (svc *service) open() error {
+	s := svc.setup
+	var err error
+	svc.server, err = bastion.New(bastion.Config{
+		Name: s.settings.Name, HostKeys: s.hostKeys, Policy: s.policy,
+		Hosts: s.hosts, DNS: &net.Resolver{PreferGo: true},
+		Recorder: svc.book, Limits: s.settings.Limits, Log: svc.log,
+		Progress: s.settings.Audit.Progress, CloseOnLogFailure: s.settings.Audit.OnFailure == "close",
+	})
+	if err != nil {
+		return err
+	}
+	for _, address := range s.settings.Listen {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			hint := ""
+			switch {
+			case errors.Is(err, syscall.EADDRINUSE):
+				hint = "another process listens there: ss -ltnp; or change listen in " + s.config
+			case errors.Is(err, syscall.EACCES):
+				hint = "ports below 1024 are root's: let sekisho have CAP_NET_BIND_SERVICE, or use another port"
+			case errors.Is(err, syscall.EADDRNOTAVAIL):
+				hint = "listen names an address that this machine does not have"
+			}
+			return &failure{err, hint}
+		}
+		svc.listeners = append(svc.listeners, l)
+	}
+	if err := svc.record(audit.Record{Type: audit.PolicyLoad, Policy: s.policy.Hash(), Reason: "start", Detail: s.counts.String()}); err != nil {
+		return err
+	}
+	svc.announce()
+	return nil
+}
+
+// recordTime is how long a record about the server itself may take.
+const recordTime = 10 * time.Second
+
+func (svc *service) record(rec audit.Record) error {
+	ctx, cancel := context.WithTimeout(context.Background(), recordTime)
+	defer cancel()
+	return svc.book.Append(ctx, rec)
+}
+
+// announce says what now runs.
+func (svc *service) announce() {
+	s := svc.setup
+	svc.log.WithFields(logrus.Fields{"version": version(), "name": s.settings.Name, "run": svc.book.Run(), "config": s.config}).Info("sekisho starts")
+	if r := svc.book.Recovered(); r.Cut > 0 {
+		svc.log.WithFields(logrus.Fields{"bytes": r.Cut, "segment": r.Segment, "saved": r.Saved}).
+			Warn("the last run did not end in order: what it had half written was cut off the audit log")
+	}
+	if r := svc.book.Recovered(); r.Lost > 0 {
+		svc.log.WithField("forwards", r.Lost).Warn("the last run did not end in order: its open forwards are recorded as lost")
+	}
+	for _, key := range s.hostKeys {
+		svc.log.WithFields(logrus.Fields{"type": keyType(key.PublicKey()), "fingerprint": ssh.FingerprintSHA256(key.PublicKey())}).Info("host key")
+	}
+	svc.log.WithFields(logrus.Fields{"policy": s.policy.Hash(), "hosts": s.hosts.Table().Len()}).Info("policy in force: " + s.counts.String())
+	for _, l := range svc.listeners {
+		svc.log.WithField("address", l.Addr().String()).Info("listening")
+	}
+}
+
+// run serves until ctx ends, and then stops in order. Each value from hangup
+// is an order to read policy and hosts again.
+func (svc *service) run(ctx context.Context, hangup <-chan os.Signal) error {
+	failed := make(chan error, len(svc.listeners))
+	var serving sync.WaitGroup
+	for _, l := range svc.listeners {
+		serving.Go(func() {
+			if err := svc.server.Serve(l); err != nil {
+				failed <- err
+			}
+		})
+	}
+	following, unfollow := context.WithCancel(ctx)
+	serving.Go(func() { svc.follow(following) })
+
+	var err error
+	for err == nil && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-failed:
+		case <-hangup:
+			svc.reload()
+		}
+	}
+	unfollow()
+	cause := err
+	if cause == nil {
+		cause = context.Cause(ctx)
+	}
+	return errors.Join(err, svc.stop(cause, &serving))
+}
+
+// stop drains the server and ends the log.
+func (svc *service) stop(cause error, serving *sync.WaitGroup) error {
+	// The first signal has ended the context of the command; another one is
+	// impatience.
+	hurry, done := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer done()
+	context.AfterFunc(hurry, done)
+
+	limit := svc.setup.settings.Limits.DrainTimeout
+	svc.log.WithFields(logrus.Fields{
+		"cause": cause, "forwards": svc.server.Forwards(), "connections": svc.server.Connections(), "drain_timeout": limit,
+	}).Info("stopping: no new connections; what runs may end by itself")
+	said := make(chan struct{})
+	waiting, drained := context.WithCancel(context.Background())
+	go func() { defer close(said); svc.tellDraining(waiting) }()
+	cut := svc.server.Shutdown(hurry)
+	drained()
+	<-said
+	serving.Wait()
+
+	detail := fmt.Sprintf("%v; %s had to be ended", cause, many(cut, "forward"))
+	if cut == 0 {
+		detail = fmt.Sprintf("%v; nothing had to be ended", cause)
+	}
+	err := svc.record(audit.Record{Type: audit.ServerStop, Reason: "stopped", Detail: detail})
+	if err != nil {
+		svc.log.WithError(err).Error("the stop is not recorded")
+	}
+	svc.log.WithField("forwards_ended", cut).Info("stopped")
+	return svc.book.Close()
+}
+
+// tellDraining says now and then who is still waited for.
+func (svc *service) tellDraining(ctx context.Context) {
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			svc.log.WithFields(logrus.Fields{"forwards": svc.server.Forwards(), "connections": svc.server.Connections()}).
+				Info("still draining; another signal ends them at once")
+		}
+	}
+}
+
+// auditPath is the folder of the audit log.
+func (svc *service) auditPath() string {
+	return filepath.Clean(svc.setup.path(svc.setup.settings.Audit.Dir))
+}

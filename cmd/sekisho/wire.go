@@ -1,0 +1,204 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/crypto/ssh"
+
+	"sekisho/authz"
+	"sekisho/authz/strictyaml"
+	"sekisho/bastion"
+	"sekisho/hostsfile"
+)
+
+// A setup is everything that serve runs with and check looks at.
+type setup struct {
+	config   string // path of sekisho.yaml
+	content  []byte // of it
+	settings Settings
+	hostKeys []ssh.Signer
+	policy   *authz.Policy
+	counts   counts // of the policy
+	hosts    *hostsfile.File
+}
+
+// load reads and judges all files, and returns every problem in them, sorted
+// by file and line. The setup can be served only if none of them is an error.
+// The environment is a list as os.Environ returns it.
+func load(config string, given flags, environ []string) (*setup, strictyaml.Problems) {
+	s := &setup{config: config}
+	content, err := readFile(config)
+	if err != nil {
+		hint := ""
+		if errors.Is(err, os.ErrNotExist) {
+			hint = "make one with its files beside it: sekisho init " + shellWord(filepath.Dir(config))
+		}
+		return s, strictyaml.Problems{{File: config, Message: fmt.Sprintf("cannot be read: %v", reason(err)), Hint: hint}}
+	}
+	var problems, found strictyaml.Problems
+	s.content = content
+	s.settings, problems = readSettings(config, content, environ, given)
+
+	s.hostKeys, found = readHostKeys(s.hostKeyPaths())
+	problems = append(problems, found...)
+	s.policy, s.counts, found = s.readPolicy()
+	problems = append(problems, found...)
+	s.hosts, found = openHosts(s.path(s.settings.Hosts))
+	problems = append(problems, found...)
+
+	problems = append(problems, s.checkModes()...)
+	problems.Sort()
+	return s, problems
+}
+
+// checkModes looks at who could change the files.
+func (s *setup) checkModes() strictyaml.Problems {
+	auditDir := s.path(s.settings.Audit.Dir)
+	m := newModes(filepath.Dir(s.config), auditDir, os.Geteuid())
+	m.decides(s.config)
+	m.decides(s.path(s.settings.Policy))
+	m.decides(s.path(s.settings.Hosts))
+	for _, path := range s.hostKeyPaths() {
+		m.secret(path)
+	}
+	m.audit(auditDir)
+	return m.problems
+}
+
+// checkModesOf looks at who could change one file, as the settings name it.
+func (s *setup) checkModesOf(file string) strictyaml.Problems {
+	m := newModes(filepath.Dir(s.config), s.path(s.settings.Audit.Dir), os.Geteuid())
+	m.decides(s.path(file))
+	return m.problems
+}
+
+// path returns a path of the settings as seen from here.
+func (s *setup) path(p string) string {
+	if filepath.IsAbs(p) {
+		return p
+	}
+	return filepath.Join(filepath.Dir(s.config), p)
+}
+
+func (s *setup) hostKeyPaths() []string {
+	paths := make([]string, len(s.settings.HostKeys))
+	for i, p := range s.settings.HostKeys {
+		paths[i] = s.path(p)
+	}
+	return paths
+}
+
+// readPolicy reads the policy as it is now.
+func (s *setup) readPolicy() (*authz.Policy, counts, strictyaml.Problems) {
+	path := s.path(s.settings.Policy)
+	content, err := readFile(path)
+	if err != nil {
+		return nil, counts{}, strictyaml.Problems{{File: path, Message: fmt.Sprintf("cannot be read: %v", reason(err))}}
+	}
+	policy, problems := parsePolicy(content, path, s.settings.Networks, s.settings.DNS.Zones)
+	return policy, countPolicy(content), problems
+}
+
+func parsePolicy(content []byte, path string, networks []netip.Prefix, zones []string) (*authz.Policy, strictyaml.Problems) {
+	return authz.Parse(bytes.NewReader(content), path, authz.Options{Networks: networks, Zones: zones, Own: bastion.OwnAddrs()})
+}
+
+// openHosts opens the hosts file.
+func openHosts(path string) (*hostsfile.File, strictyaml.Problems) {
+	file, err := hostsfile.Open(path)
+	if err != nil {
+		return nil, hostsProblems(path, err)
+	}
+	return file, fromHosts(file.Warnings())
+}
+
+// hostsProblems are the problems that an error of package hostsfile tells of.
+func hostsProblems(path string, err error) strictyaml.Problems {
+	var parse *hostsfile.ParseError
+	if errors.As(err, &parse) {
+		return fromHosts(parse.Problems)
+	}
+	return strictyaml.Problems{{File: path, Message: fmt.Sprintf("cannot be read: %v", reason(err))}}
+}
+
+func fromHosts(problems []hostsfile.Problem) strictyaml.Problems {
+	var all strictyaml.Problems
+	for _, p := range problems {
+		all = append(all, strictyaml.Problem{File: p.File, Line: p.Line, Column: p.Column, Message: p.Message, Warning: p.Warning})
+	}
+	return all
+}
+
+// counts are what a policy holds.
+type counts struct{ users, keys, targets, grants int }
+
+func (c counts) String() string {
+	return fmt.Sprintf("%s with %s, %s, %s", many(c.users, "user"), many(c.keys, "key"), many(c.targets, "target"), many(c.grants, "grant"))
+}
+
+// countPolicy counts what is in the text of a policy that has been read
+// without an error.
+func countPolicy(content []byte) (c counts) {
+	root, _ := strictyaml.Parse(bytes.NewReader(content), "")
+	m := root.Map("users", "targets", "grants")
+	users := m.Get("users").Items()
+	for _, u := range users {
+		c.keys += len(u.Map("keys").Get("keys").Items())
+	}
+	c.users, c.targets, c.grants = len(users), len(m.Get("targets").Items()), len(m.Get("grants").Items())
+	return c
+}
+
+// A where is what the command line of check and serve says about the files and
+// the settings.
+type where struct {
+	config string
+	listen []string
+	name   string
+}
+
+func (w *where) addFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVarP(&w.config, "config", "c", "", "the `file` with the settings (default: ./sekisho.yaml, else /etc/sekisho/sekisho.yaml)")
+	f.StringArrayVar(&w.listen, "listen", nil, "an `address` to listen on, in place of those in the file; may be given several times")
+	f.StringVar(&w.name, "name", "", "the `name` of this server in the records")
+}
+
+// find returns the path of sekisho.yaml and the settings that flags give.
+func (w *where) find(cmd *cobra.Command, args []string) (string, flags, error) {
+	given := flags{}
+	if cmd.Flags().Changed("listen") {
+		given["listen"] = w.listen
+	}
+	if cmd.Flags().Changed("name") {
+		given["name"] = []string{w.name}
+	}
+	const file = "sekisho.yaml"
+	config := cmp.Or(w.config, os.Getenv("SEKISHO_CONFIG"))
+	switch {
+	case len(args) > 0 && w.config != "":
+		return "", nil, usagef("give one of the two", "the folder %s and --config %s name two places", args[0], w.config)
+	case len(args) > 0:
+		if info, err := os.Stat(args[0]); err == nil && !info.IsDir() {
+			return "", nil, failf("name the folder, or the file with --config", "%s is not a folder", args[0])
+		}
+		return filepath.Join(args[0], file), given, nil
+	case config != "":
+		return config, given, nil
+	}
+	if _, err := os.Stat(file); err == nil {
+		return file, given, nil
+	}
+	const system = "/etc/sekisho/" + file
+	if _, err := os.Stat(system); err == nil {
+		return system, given, nil
+	}
+	return "", nil, failf("name the folder that sekisho init has made, or make one: sekisho init", "there is no %s here, nor %s", file, system)
+}
