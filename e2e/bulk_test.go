@@ -84,17 +84,19 @@ func TestBulkIsTheSameAtTheOtherEndThroughManyRekeys(t *testing.T) {
 			<-sent
 			sums <- sum
 		})
-		client := b.through(host.as("appserver"), options...)
+		client, local := b.localForward(host.as("appserver"), options...)
+		conn := dialLocal(t, local)
 		go func() {
-			io.CopyN(client.in, newPattern(5), each)
-			client.in.Close()
+			io.CopyN(struct{ io.Writer }{conn}, newPattern(5), each)
+			conn.CloseWrite()
 		}()
-		if sum, n := hashOf(client.out); n != each || sum != patternSum(4, each) {
+		if sum, n := hashOf(conn); n != each || sum != patternSum(4, each) {
 			t.Errorf("%d bytes came, want %d, or other ones", n, each)
 		}
 		if receive(t, "the hash", sums) != patternSum(5, each) {
 			t.Error("the target got other bytes")
 		}
+		rekeyed(t, client)
 		b.forwards(3)[2].check(t, want{grant: "dev-web", host: "appserver", port: host.port, address: appserverIP,
 			reasons: []string{"closed"}, bytes: &tapped{uint64(each), uint64(each)}})
 	})

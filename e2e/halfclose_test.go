@@ -64,7 +64,7 @@ func (zeroReader) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 func TestTheTargetGetsEverythingAfterItHasEndedItsHalf(t *testing.T) {
 	t.Parallel()
 	const size = 4 << 20
-	got := make(chan string, 2)
+	got := make(chan string, 1)
 	handle := func(c *net.TCPConn) { // speaks, ends its half, and reads on
 		io.WriteString(c, greeting)
 		c.CloseWrite()
@@ -76,38 +76,21 @@ func TestTheTargetGetsEverythingAfterItHasEndedItsHalf(t *testing.T) {
 	host := serve(t, appserverIP, handle)
 	expect := want{grant: "dev-web", host: "appserver", port: host.port, address: appserverIP, reasons: []string{"closed"}, bytes: &tapped{size, uint64(len(greeting))}}
 
-	t.Run("through -L", func(t *testing.T) {
-		_, local := b.localForward(host.as("appserver"))
-		conn := dialLocal(t, local)
-		if all, err := io.ReadAll(conn); string(all) != greeting || err != nil {
-			t.Fatalf("read %q, %v", all, err)
-		}
-		if _, err := io.CopyN(conn, newPattern(3), size); err != nil {
-			t.Fatal(err)
-		}
-		conn.CloseWrite()
-		if sum := receive(t, "the target to get it all", got); sum != want1 {
-			t.Errorf("the target got %s, want %s", sum, want1)
-		}
-		b.forwards(1)[0].check(t, expect)
-	})
-	t.Run("through -W", func(t *testing.T) {
-		client := b.through(host.as("appserver"))
-		if all, err := io.ReadAll(client.out); string(all) != greeting || err != nil {
-			t.Fatalf("read %q, %v", all, err)
-		}
-		if _, err := io.CopyN(client.in, newPattern(3), size); err != nil {
-			t.Fatal(err)
-		}
-		client.in.Close()
-		if sum := receive(t, "the target to get it all", got); sum != want1 {
-			t.Errorf("the target got %s, want %s", sum, want1)
-		}
-		if code := client.wait(t); code != 0 {
-			t.Errorf("ssh -W ended with %d", code)
-		}
-		b.forwards(2)[1].check(t, expect)
-	})
+	// Not with -W: there OpenSSH's client closes its standard input, too, once
+	// the other side has ended its half, whatever server it talks to.
+	_, local := b.localForward(host.as("appserver"))
+	conn := dialLocal(t, local)
+	if all, err := io.ReadAll(conn); string(all) != greeting || err != nil {
+		t.Fatalf("read %q, %v", all, err)
+	}
+	if _, err := io.CopyN(conn, newPattern(3), size); err != nil {
+		t.Fatal(err)
+	}
+	conn.CloseWrite()
+	if sum := receive(t, "the target to get it all", got); sum != want1 {
+		t.Errorf("the target got %s, want %s", sum, want1)
+	}
+	b.forwards(1)[0].check(t, expect)
 }
 
 func TestAGreetingArrivesBeforeTheClientSaysAnything(t *testing.T) {
