@@ -55,14 +55,14 @@ func BenchmarkDecide(b *testing.B) {
 		req  Request
 		want Reason
 	}{
-		{"name", Request{User: "user5", Host: "host65", Port: 22}, Granted},
-		{"name and address", Request{User: "user5", Host: "host65", Port: 22, Addr: at("10.3.4.5")}, Granted},
-		{"name by group of all", Request{User: "user5", Host: "host1287", Port: 22, Addr: at("10.3.4.5")}, Granted},
-		{"pattern and address", Request{User: "user5", Host: "web-1.s65.corp.example", Port: 8050, Addr: at("10.3.4.5")}, Granted},
-		{"literal", Request{User: "user5", Host: "10.65.0.7", Port: 22, Addr: at("10.65.0.7")}, Granted},
+		{"name", Request{User: "user5", Key: AnyKey, Host: "host65", Port: 22}, Granted},
+		{"name and address", Request{User: "user5", Key: AnyKey, Host: "host65", Port: 22, Addr: at("10.3.4.5")}, Granted},
+		{"name by group of all", Request{User: "user5", Key: AnyKey, Host: "host1287", Port: 22, Addr: at("10.3.4.5")}, Granted},
+		{"pattern and address", Request{User: "user5", Key: AnyKey, Host: "web-1.s65.corp.example", Port: 8050, Addr: at("10.3.4.5")}, Granted},
+		{"literal", Request{User: "user5", Key: AnyKey, Host: "10.65.0.7", Port: 22, Addr: at("10.65.0.7")}, Granted},
 		{"with key", Request{User: "user5", Key: ssh.FingerprintSHA256(testKey(5)), Host: "host65", Port: 22, Addr: at("10.3.4.5")}, Granted},
-		{"no grant", Request{User: "user5", Host: "host66", Port: 23}, NoGrant},
-		{"outside", Request{User: "user5", Host: "host65", Port: 22, Addr: at("11.3.4.5")}, OutsideNetworks},
+		{"no grant", Request{User: "user5", Key: AnyKey, Host: "host66", Port: 23}, NoGrant},
+		{"outside", Request{User: "user5", Key: AnyKey, Host: "host65", Port: 22, Addr: at("11.3.4.5")}, OutsideNetworks},
 	} {
 		b.Run(strings.ReplaceAll(bm.name, " ", "-"), func(b *testing.B) {
 			if d := p.Decide(bm.req); d.Reason != bm.want {

@@ -46,6 +46,11 @@ const (
 	Granted Reason = "granted"
 )
 
+// AnyKey, as the key of a Request, asks what a user may do whatever his key.
+// It is for explaining: nobody has proven such a key, so the answer is never
+// permission to dial.
+const AnyKey = "*"
+
 // A Request asks whether a principal may reach a target. It is asked twice
 // for each forward: first with the zero Addr, on the host and port as the
 // client sent them; then, for each address that the host resolved to, with
@@ -53,7 +58,7 @@ const (
 // address. The zero Request is denied.
 type Request struct {
 	User string // the principal, proven by signature
-	Key  string // fingerprint of the key that proved it, "SHA256:…"; "" asks about the user whatever the key, as explain does
+	Key  string // fingerprint of the key that proved it, "SHA256:…", or AnyKey
 	Host string // as asked, not yet in normal form
 	Port uint32 // as asked
 	Addr netip.Addr

@@ -42,9 +42,9 @@ func TestImports(t *testing.T) {
 func TestDecideDoesNotAllocateToAllow(t *testing.T) {
 	p := mustParse(t, testPolicy, testOptions)
 	for _, r := range []Request{
-		{User: "alice", Host: "web-1.corp.example", Port: 80},
-		{User: "alice", Host: "appserver", Port: 80, Addr: addrs("10.0.1.5")[0]},
-		{User: "dave", Host: "10.0.3.3", Port: 22, Addr: addrs("10.0.3.3")[0]},
+		{User: "alice", Key: AnyKey, Host: "web-1.corp.example", Port: 80},
+		{User: "alice", Key: AnyKey, Host: "appserver", Port: 80, Addr: addrs("10.0.1.5")[0]},
+		{User: "dave", Key: AnyKey, Host: "10.0.3.3", Port: 22, Addr: addrs("10.0.3.3")[0]},
 	} {
 		if n := testing.AllocsPerRun(100, func() { p.Decide(r) }); n > 0 {
 			t.Errorf("%+v: %v allocations", r, n)

@@ -71,7 +71,7 @@ func TestAGoodPolicyHasNoProblems(t *testing.T) {
 			t.Errorf("%q: %v, problems:\n%s", text, p != nil, told(ps))
 			continue
 		}
-		if d := p.Decide(Request{User: "alice", Host: "rds", Port: 3306}); d.Effect != Deny || d.Reason != UnknownUser {
+		if d := p.Decide(Request{User: "alice", Key: AnyKey, Host: "rds", Port: 3306}); d.Effect != Deny || d.Reason != UnknownUser {
 			t.Errorf("%q: %+v", text, d)
 		}
 	}

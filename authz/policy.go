@@ -108,7 +108,7 @@ func (p *Policy) Decide(r Request) Decision {
 	if u == nil {
 		return Decision{Reason: UnknownUser, Detail: "the policy has no user " + quote(r.User)}
 	}
-	if r.Key != "" && p.fingerprints[r.Key] != u {
+	if r.Key != AnyKey && p.fingerprints[r.Key] != u {
 		return Decision{Reason: KeyRemoved, Policy: p.hash, Detail: fmt.Sprintf("%s has no key %s", u.name, quote(r.Key))}
 	}
 	host, literal, msg := parseHost(r.Host)

@@ -201,7 +201,7 @@ func (m model) decide(r Request) (d Decision) {
 }
 
 func randomRequest(rnd *rand.Rand) Request {
-	r := Request{User: modelUsers[rnd.IntN(len(modelUsers))], Host: askHosts[rnd.IntN(len(askHosts))], Port: uint32(askPorts[rnd.IntN(len(askPorts))])}
+	r := Request{User: modelUsers[rnd.IntN(len(modelUsers))], Key: AnyKey, Host: askHosts[rnd.IntN(len(askHosts))], Port: uint32(askPorts[rnd.IntN(len(askPorts))])}
 	if rnd.IntN(3) > 0 {
 		r.Addr = netip.MustParseAddr(askAddrs[rnd.IntN(len(askAddrs))])
 		if lit, err := netip.ParseAddr(r.Host); err == nil && rnd.IntN(4) > 0 {
@@ -324,7 +324,7 @@ func FuzzParsePolicy(f *testing.F) {
 			for _, g := range p.Reach(name) {
 				for _, tv := range g.Targets {
 					for _, h := range tv.Hosts {
-						for _, r := range []Request{{User: name, Host: h, Port: 22}, {User: name, Host: h, Port: 22, Addr: netip.MustParseAddr("10.0.1.5")}, {User: name, Host: h, Port: 22, Addr: netip.MustParseAddr("8.8.8.8")}} {
+						for _, r := range []Request{{User: name, Key: AnyKey, Host: h, Port: 22}, {User: name, Key: AnyKey, Host: h, Port: 22, Addr: netip.MustParseAddr("10.0.1.5")}, {User: name, Key: AnyKey, Host: h, Port: 22, Addr: netip.MustParseAddr("8.8.8.8")}} {
 							if d := p.Decide(r); r.Addr.IsValid() && d.Effect == Allow && r.Addr.String() != "10.0.1.5" {
 								t.Fatalf("outside the fence: %+v", d)
 							}
