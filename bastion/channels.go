@@ -21,8 +21,8 @@ func (c *connection) directTCPIP(ch ssh.NewChannel, answered func()) {
 		return
 	}
 	forwarder := c.server.forwarder
-	if limit := c.takeForward(); limit != "" {
-		ch.Reject(ssh.ResourceShortage, forwarder.Refuse(c.ctx, c.principal, ask, limit).Message)
+	if limit := c.takeForward(); limit != nil {
+		ch.Reject(ssh.ResourceShortage, forwarder.refuse(c.ctx, c.principal, ask, limit).Message)
 		return
 	}
 	defer c.forwards.Add(-1)
@@ -48,20 +48,20 @@ func (c *connection) directTCPIP(ch ssh.NewChannel, answered func()) {
 	c.awaitClose(stream)
 }
 
-// takeForward counts a forward of this connection and returns "", or the name
-// of the limit that is reached.
-func (c *connection) takeForward() string {
+// takeForward counts a forward of this connection and returns nil, or the
+// limit that is reached.
+func (c *connection) takeForward() *endCause {
 	limits := c.server.limits
 	if n := c.forwards.Add(1); int(n) > limits.MaxForwardsPerConnection {
 		c.forwards.Add(-1)
-		return fmt.Sprintf("max_forwards_per_connection, %d", limits.MaxForwardsPerConnection)
+		return limitCause("max_forwards_per_connection", limits.MaxForwardsPerConnection)
 	}
 	if n := c.pending.Add(1); int(n) > limits.MaxPendingDialsPerConnection {
 		c.pending.Add(-1)
 		c.forwards.Add(-1)
-		return fmt.Sprintf("max_pending_dials_per_connection, %d", limits.MaxPendingDialsPerConnection)
+		return limitCause("max_pending_dials_per_connection", limits.MaxPendingDialsPerConnection)
 	}
-	return ""
+	return nil
 }
 
 // awaitClose waits until the client too has closed a channel that is closed

@@ -154,8 +154,8 @@ func (f *Forwarder) Forward(ctx context.Context, p Principal, ask Ask, accept fu
 	fw := &forward{id: audit.NewID("f"), principal: p, ask: ask, started: time.Now()}
 	fw.ctx, fw.cancel = context.WithCancelCause(ctx)
 	defer fw.cancel(nil)
-	if limit := f.live.add(fw, f.Limits); limit != "" {
-		return f.deny(fw, ByResource, reasonLimit, limit, "too many forwards: "+limit)
+	if cause := f.live.add(fw, f.Limits); cause != nil {
+		return f.turnAway(fw, cause)
 	}
 	defer f.live.remove(fw)
 
@@ -186,11 +186,19 @@ func (f *Forwarder) Forward(ctx context.Context, p Principal, ask Ask, accept fu
 	return nil
 }
 
-// Refuse records that an entrance itself refuses a forward, for one of its
+// refuse records that an entrance itself refuses a forward, for one of its
 // own limits, and returns the words for the client.
-func (f *Forwarder) Refuse(ctx context.Context, p Principal, ask Ask, limit string) *Refusal {
-	fw := &forward{id: audit.NewID("f"), principal: p, ask: ask, started: time.Now(), ctx: ctx}
-	return f.deny(fw, ByResource, reasonLimit, limit, "too many forwards: "+limit)
+func (f *Forwarder) refuse(ctx context.Context, p Principal, ask Ask, limit *endCause) *Refusal {
+	return f.turnAway(&forward{id: audit.NewID("f"), principal: p, ask: ask, started: time.Now(), ctx: ctx}, limit)
+}
+
+// turnAway denies a forward for which there is no room.
+func (f *Forwarder) turnAway(fw *forward, cause *endCause) *Refusal {
+	said := cause.detail
+	if cause.reason == reasonLimit {
+		said = "too many forwards at once: " + said
+	}
+	return f.deny(fw, ByResource, cause.reason, cause.detail, said)
 }
 
 // judge decides on the name, resolves it, and judges each address. What it

@@ -18,25 +18,30 @@ type live struct {
 	ending *endCause // set once no new forward may begin
 }
 
-// add takes fw in and returns "", or the name of the limit that is reached.
-func (l *live) add(fw *forward, limits Limits) string {
+// add takes fw in and returns nil, or why it may not begin.
+func (l *live) add(fw *forward, limits Limits) *endCause {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	user := fw.principal.User
 	switch {
 	case l.ending != nil:
-		return l.ending.detail
+		return l.ending
 	case len(l.all) >= limits.MaxForwards:
-		return fmt.Sprintf("max_forwards, %d", limits.MaxForwards)
+		return limitCause("max_forwards", limits.MaxForwards)
 	case l.byUser[user] >= limits.MaxForwardsPerUser:
-		return fmt.Sprintf("max_forwards_per_user, %d", limits.MaxForwardsPerUser)
+		return limitCause("max_forwards_per_user", limits.MaxForwardsPerUser)
 	}
 	if l.all == nil {
 		l.all, l.byUser = map[*forward]struct{}{}, map[string]int{}
 	}
 	l.all[fw] = struct{}{}
 	l.byUser[user]++
-	return ""
+	return nil
+}
+
+// limitCause tells which of limits.max_… is reached.
+func limitCause(name string, most int) *endCause {
+	return &endCause{reasonLimit, fmt.Sprintf("%s, %d", name, most)}
 }
 
 // remove lets fw go; a second time it does nothing.
