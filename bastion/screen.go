@@ -3,6 +3,8 @@ package bastion
 import (
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -117,25 +119,56 @@ func (c *connection) welcome() string {
 			fmt.Fprintf(&b, "  %-12s %s   port %s\n", t.Name, strings.Join(t.Hosts, ", "), strings.Join(t.Ports, ", "))
 		}
 	}
-	host, port := example(grants)
 	b.WriteString("\nHow, with this bastion as \"bastion\" in your ~/.ssh/config:\n")
-	fmt.Fprintf(&b, "  ssh -J bastion %s\n", host)
-	fmt.Fprintf(&b, "  ssh -N -L 1%04s:%s:%s bastion\n", port, host, port)
+	shell, tunnel := examples(grants)
+	if shell != "" {
+		fmt.Fprintf(&b, "  ssh -J bastion %s\n", shell)
+	}
+	if tunnel != "" {
+		fmt.Fprintf(&b, "  ssh -N -L %s bastion\n", tunnel)
+	}
 	return b.String()
 }
 
-// example picks a host and port of the grants that can be typed as they are.
-func example(grants []authz.GrantView) (host, port string) {
+// examples makes of grants a host to ssh to, and a -L tunnel to something
+// else, that can be typed as they are wherever the grants name hosts. Either
+// is empty if nothing of its kind is granted.
+func examples(grants []authz.GrantView) (shell, tunnel string) {
 	for _, g := range grants {
 		for _, t := range g.Targets {
-			for _, h := range t.Hosts {
-				if strings.ContainsAny(h, "*/") {
-					continue
+			host := "HOST"
+			if i := slices.IndexFunc(t.Hosts, func(h string) bool { return !strings.ContainsAny(h, "*/") }); i >= 0 {
+				host = t.Hosts[i]
+			}
+			for _, ports := range t.Ports {
+				first, last, ranged := strings.Cut(ports, "-")
+				low, _ := strconv.Atoi(first)
+				high := low
+				if ranged {
+					high, _ = strconv.Atoi(last)
 				}
-				port, _, _ = strings.Cut(t.Ports[0], "-")
-				return h, port
+				switch {
+				case low <= 22 && 22 <= high:
+					if shell == "" {
+						shell = host
+					}
+				case tunnel == "":
+					local := low
+					if low < 10000 {
+						local += 10000
+					}
+					tunnel = fmt.Sprintf("%d:%s:%d", local, bracketed(host), low)
+				}
 			}
 		}
 	}
-	return "HOST", "PORT"
+	return shell, tunnel
+}
+
+// bracketed is host as -L wants it.
+func bracketed(host string) string {
+	if strings.Contains(host, ":") {
+		return "[" + host + "]"
+	}
+	return host
 }
