@@ -254,7 +254,7 @@ func (b *bastion) start() {
 	t.Helper()
 	args := append(slices.Clone(b.setup.wrap), b.setup.binary, "serve", b.dir)
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env = append(os.Environ(), "GORACE=halt_on_error=0")
+	cmd.Env = append(os.Environ(), "GORACE=halt_on_error=0 atexit_sleep_ms=0")
 	p, err := launch(cmd)
 	if err != nil {
 		t.Fatal(err)
@@ -574,4 +574,16 @@ func (b *bastion) reload(outcome audit.Type) audit.Record {
 		}
 	}
 	return last
+}
+
+// moved is what the kernel says that the server has read and written, in
+// bytes, on files and sockets alike.
+func (b *bastion) moved() string {
+	b.t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", b.proc.pid()))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	chars, _, _ := strings.Cut(string(text), "syscr")
+	return chars
 }

@@ -268,3 +268,5 @@ func (c *raw) over() {
 	go func() { c.Wait(); close(done) }()
 	receive(c.t, "the connection to end", done)
 }
+
+func signerAuth(k key) ssh.AuthMethod { return ssh.PublicKeys(k.signer) }

@@ -270,12 +270,17 @@ func startTarget(t *testing.T, mode, ip string) (p *proc, port int) {
 // a listener whose queue is full, so that Linux drops what else comes.
 func deafListener(t *testing.T, ip string) (port int) {
 	t.Helper()
+	return deafListenerOn(t, ip, 0)
+}
+
+func deafListenerOn(t *testing.T, ip string, port int) int {
+	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { syscall.Close(fd) })
-	var sa syscall.SockaddrInet4
+	sa := syscall.SockaddrInet4{Port: port}
 	copy(sa.Addr[:], net.ParseIP(ip).To4())
 	if err := syscall.Bind(fd, &sa); err != nil {
 		t.Fatal(err)
