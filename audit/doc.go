@@ -1,0 +1,29 @@
+// Package audit keeps the book: an append-only log of records, one JSON object
+// a line, that survives crashes and says so.
+//
+//	Append ──▶ queue ──▶ writer ──▶ one write, one fsync ──▶ every waiter of the batch
+//	 (many)    (FIFO)     (one)            │
+//	                                       ▼
+//	    dir/lock                               held while a Log is open
+//	    dir/00000000000000000000.jsonl         records 0 … 811, a run that has ended
+//	    dir/00000000000000000812.jsonl         records 812 …, the run that writes now
+//	    dir/00000000000000000000.jsonl.torn-…  what a crash left half written
+//
+// A [Record] is one event and a [Log] is the only writer of a folder. A run,
+// one life of the server process, begins with server.start and never touches
+// the segments of the runs before it. Records are numbered by seq from 0
+// without gaps over all runs.
+//
+// When [Log.Append] returns nil the record is on stable storage. Records that
+// wait at the same time share one fsync. After a write or fsync has failed,
+// its descriptor is not used again: the same records, with the same numbers,
+// go to a new segment. This is what makes the one rule of reading necessary:
+//
+//	A segment ends where the next one begins. Whatever an older file holds
+//	from the first seq of a newer one on is void: nobody was told that it is
+//	in the log.
+//
+// [Open] cuts off what a crash left half written, keeps the cut bytes beside
+// the segment, and records forwards that a dead run left open as lost. Damage
+// that no crash can do stops it.
+package audit

@@ -1,0 +1,42 @@
+package audit
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrLocked is wrapped by the error of Open when another Log is open on the
+// folder.
+var ErrLocked = errors.New("the audit log is in use")
+
+// lockDir makes the caller the only writer of dir until the file is closed or
+// the process ends, however it ends. The file itself stays: removing it would
+// let two processes each lock one of the same name.
+func lockDir(dir string) (*os.File, error) {
+	name := filepath.Join(dir, "lock")
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("audit: lock the log: %w", err)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		pid, _ := io.ReadAll(io.LimitReader(f, 20))
+		f.Close()
+		return nil, fmt.Errorf("audit: %w: process %s holds %s", ErrLocked, strings.TrimSpace(string(pid)), name)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("audit: lock %s: %w", name, err)
+	}
+	// The number is for people only, so that it is nothing to fail by.
+	f.Truncate(0)
+	f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	return f, nil
+}

@@ -1,0 +1,306 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+var (
+	// ErrClosed is returned by Append once Close has been called.
+	ErrClosed = errors.New("audit: the log is closed")
+
+	// ErrInFlight is wrapped by an error of Append after which the record may
+	// be in the log or not.
+	ErrInFlight = errors.New("the record may be in the log")
+)
+
+// Options say how a log is written. The zero value of each field but Bastion
+// is a good one.
+type Options struct {
+	Bastion     string        // name written into every record
+	SegmentSize int64         // a segment does not grow over this many bytes; 0 means 256 MiB
+	SegmentAge  time.Duration // nor is it written longer than this; 0 means 24 h
+
+	disk disk             // nil means the real one
+	now  func() time.Time // nil means time.Now
+}
+
+// What a batch may hold, what may wait for one, and how often a log that
+// cannot be written is tried again.
+const (
+	maxBatch      = 1024
+	maxBatchBytes = 1 << 20
+	maxQueue      = 1024
+	retryPause    = 100 * time.Millisecond
+)
+
+// A Log is an open log and its only writer. Its methods may be called by many
+// goroutines.
+type Log struct {
+	dir       string
+	opts      Options
+	run       string
+	recovered Recovery
+	lock      *os.File
+
+	queue   chan *waiter
+	closing chan struct{} // closed by Close
+	stopped chan struct{} // closed by the writer when it has answered all it took
+	close   func() error  // once
+
+	// The following belong to Open until it returns, then to the writer.
+	seg   *segment  // nil after a failure
+	next  uint64    // seq of the next record
+	last  time.Time // of the last record
+	buf   []byte    // the batch, encoded
+	down  error     // why the last batch failed
+	retry time.Time // no segment is tried before, if seg is nil
+}
+
+// A waiter is a record on its way from Append to the writer. Both try to take
+// it; the writer to write it, Append to withdraw it.
+type waiter struct {
+	body  []byte
+	taken atomic.Bool
+	done  chan error
+}
+
+func (w *waiter) take() bool { return w.taken.CompareAndSwap(false, true) }
+
+// Run returns the id of this run, which every record of it carries.
+func (l *Log) Run() string { return l.run }
+
+// Recovered returns what Open found and mended.
+func (l *Log) Recovered() Recovery { return l.recovered }
+
+// Append writes rec and returns nil when it is on stable storage. V, Seq,
+// Time, Bastion and Run are filled in. Records are written in the order in
+// which they come into the queue; if that is full, Append waits for room.
+//
+// When ctx ends first, the error wraps its error and cause. If it also wraps
+// ErrInFlight, the writer had the record already and it may be in the log or
+// not. So it is when storage fails in a way that leaves this open.
+//
+// After any other error the record is not in the log and will not be.
+func (l *Log) Append(ctx context.Context, rec Record) error {
+	if ctx.Err() != nil {
+		return ended(ctx)
+	}
+	select {
+	case <-l.closing:
+		return ErrClosed
+	default:
+	}
+
+	// Encoded here, not by the writer: in parallel, and before the caller can
+	// change what the slices of rec hold.
+	w := &waiter{body: rec.appendBody(make([]byte, 0, 512)), done: make(chan error, 1)}
+	select {
+	case l.queue <- w:
+	case <-ctx.Done():
+		return ended(ctx)
+	case <-l.closing:
+		return ErrClosed
+	}
+
+	select {
+	case err := <-w.done:
+		return err
+	case <-ctx.Done():
+		if w.take() {
+			return ended(ctx)
+		}
+		select {
+		case err := <-w.done:
+			return err
+		default:
+			return fmt.Errorf("%w: %w", ended(ctx), ErrInFlight)
+		}
+	case <-l.stopped:
+		if w.take() { // it came into the queue after the writer had looked for the last time
+			return ErrClosed
+		}
+		return <-w.done
+	}
+}
+
+func ended(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if cause == err {
+		return fmt.Errorf("audit: waiting for the log: %w", err)
+	}
+	return fmt.Errorf("audit: waiting for the log: %w: %w", err, cause)
+}
+
+// Close writes what waits, and lets go of the folder. It waits for the disk.
+func (l *Log) Close() error { return l.close() }
+
+func (l *Log) shut() error {
+	close(l.closing)
+	<-l.stopped
+	var err error
+	if l.seg != nil {
+		err = l.seg.Close()
+	}
+	return errors.Join(err, l.lock.Close())
+}
+
+// write is the writer.
+func (l *Log) write() {
+	defer close(l.stopped)
+	var batch []*waiter
+	for {
+		var w *waiter
+		select {
+		case w = <-l.queue:
+		case <-l.closing:
+			if w = l.poll(); w == nil {
+				return
+			}
+		}
+
+		batch = batch[:0]
+		l.begin()
+		for ; w != nil; w = l.poll() {
+			if w.take() {
+				batch = append(batch, w)
+				l.add(uint64(len(batch)-1), w.body)
+			}
+			if len(batch) == maxBatch || len(l.buf) >= maxBatchBytes {
+				break
+			}
+		}
+		err := l.commit(len(batch))
+		for i, w := range batch {
+			w.done <- err
+			batch[i] = nil
+		}
+	}
+}
+
+func (l *Log) poll() *waiter {
+	select {
+	case w := <-l.queue:
+		return w
+	default:
+		return nil
+	}
+}
+
+// begin starts a batch. Its records have one time, and time never goes back
+// within the log, whatever the clock does.
+func (l *Log) begin() {
+	l.buf = l.buf[:0]
+	if now := stamp(l.opts.now()); now.After(l.last) {
+		l.last = now
+	}
+}
+
+// add puts the ith record into the batch. Numbers are used up only when the
+// batch is committed.
+func (l *Log) add(i uint64, body []byte) {
+	r := Record{V: Version, Seq: l.next + i, Time: l.last, Bastion: l.opts.Bastion, Run: l.run}
+	l.buf = append(r.appendHead(l.buf), body...)
+	l.buf = append(l.buf, '\n')
+}
+
+// commit makes the batch of n records durable: in the segment that is open, or
+// else in a new one. Its error wraps ErrInFlight if the batch could be neither
+// written nor taken back.
+func (l *Log) commit(n int) error {
+	if n == 0 {
+		return nil
+	}
+	now := l.opts.now()
+	l.rotate(now)
+	if l.seg == nil && now.Before(l.retry) {
+		return l.down // which is not in flight: this batch has touched nothing
+	}
+
+	had := l.seg != nil
+	gone, err := l.put(now)
+	if err != nil && had {
+		again, err2 := l.put(now)
+		if gone = gone && again; err2 != nil {
+			err = fmt.Errorf("%w; in a new segment: %w", err, err2)
+		} else {
+			err = nil
+		}
+	}
+	if err == nil {
+		l.next += uint64(n)
+		return nil
+	}
+
+	l.down = fmt.Errorf("audit: the log cannot be written: %w", err)
+	l.retry = l.opts.now().Add(retryPause)
+	if gone {
+		return l.down
+	}
+	return fmt.Errorf("%w (%w)", l.down, ErrInFlight)
+}
+
+// put writes the batch and never uses a segment again that failed. After an
+// error, gone tells that nothing of the batch is left.
+func (l *Log) put(now time.Time) (gone bool, err error) {
+	if l.seg == nil {
+		if l.seg, _, err = create(l.opts.disk, l.dir, l.next, now); err != nil {
+			return true, err
+		}
+	}
+	if err := l.seg.put(l.buf); err != nil {
+		gone = l.seg.abandon(l.opts.disk)
+		l.seg = nil
+		return gone, err
+	}
+	return true, nil
+}
+
+// rotate changes to a new segment when the size or age of this one asks for
+// it. What is in it is durable already.
+func (l *Log) rotate(now time.Time) {
+	if l.seg == nil || l.seg.size+int64(len(l.buf)) <= l.opts.SegmentSize && now.Sub(l.seg.born) < l.opts.SegmentAge {
+		return
+	}
+	next, made, err := create(l.opts.disk, l.dir, l.next, now)
+	if err != nil && !made {
+		// Say, no descriptor is free. An old segment serves better than none,
+		// and the next batch tries again.
+		return
+	}
+	// A newer file that may be there, even an empty one, ends this one.
+	l.seg.Close()
+	l.seg = next
+}
+
+// newLog is called by Open.
+func newLog(dir string, opts Options, lock *os.File) *Log {
+	if opts.SegmentSize <= 0 {
+		opts.SegmentSize = 256 << 20
+	}
+	if opts.SegmentAge <= 0 {
+		opts.SegmentAge = 24 * time.Hour
+	}
+	if opts.disk == nil {
+		opts.disk = osDisk{}
+	}
+	if opts.now == nil {
+		opts.now = time.Now
+	}
+	l := &Log{
+		dir:     dir,
+		opts:    opts,
+		run:     newRun(opts.now()),
+		lock:    lock,
+		queue:   make(chan *waiter, maxQueue),
+		closing: make(chan struct{}),
+		stopped: make(chan struct{}),
+	}
+	l.close = sync.OnceValue(l.shut)
+	return l
+}

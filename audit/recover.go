@@ -1,0 +1,410 @@
+package audit
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Recovery is what Open found to mend, mostly of a run that had ended without
+// Close. It is zero if there was nothing.
+type Recovery struct {
+	Cut     int64  // bytes that were cut off, in all
+	Segment string // the file they were in; the oldest, if they were in several
+	Saved   string // the file that keeps them
+	Lost    int    // forwards that were recorded as lost
+}
+
+// Open makes the caller the writer of the log in dir, which it creates if need
+// be, and starts a run. Before it returns, these records are durable:
+// server.start, a log.mend for each segment that a crash left torn, and a
+// forward.lost for each forward that an earlier run opened and did not end.
+//
+// Open refuses a log with damage that no crash does, and changes nothing then.
+// If another Log is open on dir, the error wraps ErrLocked.
+func Open(dir string, opts Options) (*Log, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("audit: make the folder of the log: %w", err)
+	}
+	if err := (osDisk{}).SyncDir(filepath.Dir(filepath.Clean(dir))); err != nil {
+		return nil, fmt.Errorf("audit: make the folder of the log durable: %w", err)
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	l := newLog(dir, opts, lock)
+	if err := l.recover(); err != nil {
+		if l.seg != nil {
+			l.seg.Close()
+		}
+		lock.Close()
+		return nil, err
+	}
+	go l.write()
+	return l, nil
+}
+
+// recover brings the log into order. A crash at any point of it leaves what
+// the next Open recovers in the same way: the old segments change only when
+// the batch is durable that tells how. From then on what they hold beyond
+// their records is void, so that the cut may even be missing. And of a batch
+// that is itself torn, each record that is whole counts and is not repeated.
+func (l *Log) recover() error {
+	f, err := inspect(l.dir)
+	if err != nil {
+		return err
+	}
+	l.next, l.last = f.next, f.last
+
+	for _, name := range f.empty {
+		if err := l.opts.disk.Remove(name); err != nil {
+			return fmt.Errorf("audit: remove an empty segment: %w", err)
+		}
+	}
+	for i := range f.torn {
+		if f.torn[i].told {
+			continue
+		}
+		if err := f.torn[i].save(l.opts.disk, l.run); err != nil {
+			l.forget(f.torn)
+			return fmt.Errorf("audit: keep the torn end of %s: %w", f.torn[i].path, err)
+		}
+	}
+
+	l.begin()
+	n := 0
+	add := func(r Record) {
+		l.add(uint64(n), r.appendBody(nil))
+		n++
+	}
+	add(Record{Type: ServerStart})
+	for _, t := range f.torn {
+		if !t.told {
+			add(Record{Type: LogMend, Reason: "torn", Detail: t.String()})
+		}
+	}
+	for _, r := range f.lost {
+		add(r)
+	}
+	if err := l.commit(n); err != nil {
+		if !errors.Is(err, ErrInFlight) {
+			l.forget(f.torn)
+		}
+		return err
+	}
+	l.buf = nil // it may have been large
+
+	for _, t := range f.torn {
+		if err := t.cut(l.opts.disk); err != nil {
+			return fmt.Errorf("audit: cut the torn end of %s: %w", t.path, err)
+		}
+	}
+
+	l.recovered.Lost = len(f.lost)
+	for _, t := range f.torn {
+		if t.told {
+			continue
+		}
+		l.recovered.Cut += t.size - t.keep
+		l.recovered.Segment = cmp.Or(l.recovered.Segment, t.path)
+		l.recovered.Saved = cmp.Or(l.recovered.Saved, t.saved)
+	}
+	return nil
+}
+
+// forget removes the copies of an Open that failed and will be tried again.
+func (l *Log) forget(all []torn) {
+	for _, t := range all {
+		if t.saved != "" {
+			l.opts.disk.Remove(t.saved)
+		}
+	}
+}
+
+// findings are what is to be done, and where the log goes on.
+type findings struct {
+	next  uint64
+	last  time.Time
+	empty []string // files that nothing was written to
+	torn  []torn   // oldest first
+	lost  []Record // in the order in which they were opened
+}
+
+// inspect reads what it must of the log and changes nothing.
+func inspect(dir string) (*findings, error) {
+	all, err := list(dir)
+	if err != nil {
+		return nil, err
+	}
+	var f findings
+
+	// Files at the end that hold no record that counts are what a run left that
+	// did not come to writing.
+	tip := len(all) - 1
+	var behind []torn
+	for ; tip >= 0; tip-- {
+		p := all[tip]
+		e, err := p.scan(func(Record) error { return errStop })
+		if err == errStop {
+			break
+		}
+		if err == nil {
+			err = p.mendable(e)
+		}
+		if err != nil {
+			return nil, err
+		}
+		behind = f.note(behind, p, e)
+	}
+	slices.Reverse(behind)
+	if tip < 0 {
+		if len(all) > 0 && all[0].first > 0 {
+			return nil, all[0].refuse(fmt.Errorf("%s: records 0 to %d are missing before it", all[0].path, all[0].first-1))
+		}
+		f.torn = behind
+		return &f, nil
+	}
+
+	start, err := settled(all[:tip+1])
+	if err != nil {
+		return nil, err
+	}
+	f.next = all[start].first
+	open := forwards{}
+	told := map[string]bool{} // files that a log.mend names
+	for i, p := range all[:tip+1] {
+		if i < start {
+			continue
+		}
+		if p.first != f.next {
+			return nil, p.refuse(fmt.Errorf("%s: records %d to %d are missing before it", p.path, f.next, p.first-1))
+		}
+		e, err := p.scan(func(r Record) error {
+			f.last = r.Time
+			open.see(r)
+			if r.Type == LogMend {
+				name, _, _ := strings.Cut(r.Detail, ":")
+				told[name] = true
+			}
+			return nil
+		})
+		if err == nil && i < tip {
+			err = p.complete(e)
+		} else if err == nil {
+			err = p.mendable(e)
+		}
+		if err != nil {
+			return nil, err
+		}
+		f.next = e.next
+		f.torn = f.note(f.torn, p, e)
+	}
+	for i := range f.torn {
+		f.torn[i].told = told[filepath.Base(f.torn[i].path)]
+	}
+	f.torn = append(f.torn, behind...)
+	f.lost = open.lost()
+	return &f, nil
+}
+
+// note adds p to list if it holds more than its records, and to the empty
+// files if it holds nothing.
+func (f *findings) note(list []torn, p piece, e extent) []torn {
+	switch {
+	case e.size == 0:
+		f.empty = append(f.empty, p.path)
+	case e.size > e.end:
+		list = append(list, torn{path: p.path, keep: e.end, size: e.size})
+	}
+	return list
+}
+
+var errStop = errors.New("stop")
+
+// settled returns the piece from which on forwards may still be open.
+//
+// That is where the newest run begins that got beyond its own recovery: what
+// it did first was to settle all that older runs had left open, in one batch,
+// and any other record of it proves that the batch was whole. A run with no
+// other record may have died within the batch, so that one has to look behind
+// it.
+func settled(all []piece) (int, error) {
+	for i := len(all) - 1; i >= 0; i-- {
+		run, beyond, err := all[i].peek()
+		if err != nil {
+			return 0, err
+		}
+		if !beyond {
+			continue
+		}
+		start := i
+		for i--; i >= 0; i-- {
+			if all[i].void() {
+				continue
+			}
+			r, _, err := all[i].peek()
+			if err != nil {
+				return 0, err
+			}
+			if r != run {
+				break
+			}
+			start = i
+		}
+		return start, nil
+	}
+	return 0, nil
+}
+
+// peek returns the run of the piece, and whether it has a record that no
+// recovery writes.
+func (p piece) peek() (run string, beyond bool, err error) {
+	if p.void() {
+		return "", false, nil
+	}
+	e, err := p.scan(func(r Record) error {
+		run = r.Run
+		if beyond = r.Type != ServerStart && r.Type != LogMend && r.Type != ForwardLost; beyond {
+			return errStop
+		}
+		return nil
+	})
+	if err == errStop {
+		return run, beyond, nil
+	}
+	if err == nil && e.next == p.first {
+		err = p.complete(e)
+	}
+	return run, beyond, err
+}
+
+// complete returns an error unless the records of the piece reach the next one.
+func (p piece) complete(e extent) error {
+	if err := p.whole(e); err != nil {
+		return p.refuse(err)
+	}
+	return nil
+}
+
+// mendable returns an error unless the end of p, after which no record counts,
+// is one that a crash can leave: only the last lines are none.
+func (p piece) mendable(e extent) error {
+	if p.limit != noLimit {
+		return p.complete(e)
+	}
+	if e.bad == nil {
+		return nil
+	}
+	if e.odd {
+		return p.refuse(e.bad)
+	}
+	after, err := p.recordAfter(e.end)
+	if err != nil {
+		return err
+	}
+	if after {
+		return p.refuse(fmt.Errorf("%w, yet a record follows", e.bad))
+	}
+	return nil
+}
+
+func (p piece) refuse(err error) error {
+	return fmt.Errorf("audit: %w: no crash does this, so nothing was mended; to start a new log, move %s away and keep it as evidence",
+		err, filepath.Dir(p.path))
+}
+
+// A torn file has bytes that are no record after those that it keeps.
+type torn struct {
+	path       string
+	keep, size int64
+	told       bool   // a log.mend tells of it already, and only the cut is missing
+	saved      string // the file with the bytes between the two
+}
+
+func (t torn) String() string {
+	return fmt.Sprintf("%s: %d bytes that are no record were cut off at byte %d and are kept in %s",
+		filepath.Base(t.path), t.size-t.keep, t.keep, filepath.Base(t.saved))
+}
+
+// save copies the bytes beside the segment.
+func (t *torn) save(d disk, run string) error {
+	in, err := os.Open(t.path)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	t.saved = t.path + ".torn-" + run
+	out, err := d.OpenFile(t.saved, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, io.NewSectionReader(in, t.keep, t.size-t.keep))
+	return errors.Join(err, out.Sync(), out.Close(), d.SyncDir(filepath.Dir(t.path)))
+}
+
+// cut removes them from it, or the file with them if it holds nothing else.
+func (t torn) cut(d disk) error {
+	if t.keep == 0 {
+		return d.Remove(t.path)
+	}
+	f, err := d.OpenFile(t.path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Truncate(t.keep), f.Sync(), f.Close())
+}
+
+// forwards are those that were opened and have not ended, by their id.
+type forwards map[string]*Record
+
+func (open forwards) see(r Record) {
+	f := open[r.Forward]
+	switch {
+	case r.Type == ForwardOpen:
+		open[r.Forward] = &r
+	case r.Type.Ends():
+		delete(open, r.Forward)
+	case f == nil:
+	case r.Type == ForwardRetry:
+		f.Address = r.Address
+	case r.Type == ForwardProgress:
+		f.BytesUp, f.BytesDown = r.BytesUp, r.BytesDown
+	}
+}
+
+// lost returns the ends that the run of these forwards did not come to write.
+func (open forwards) lost() []Record {
+	ends := make([]Record, 0, len(open))
+	for _, f := range open {
+		ends = append(ends, Record{
+			Type:       ForwardLost,
+			Seq:        f.Seq,
+			Conn:       f.Conn,
+			Forward:    f.Forward,
+			Entrance:   f.Entrance,
+			User:       f.User,
+			Login:      f.Login,
+			Key:        f.Key,
+			Client:     f.Client,
+			Source:     f.Source,
+			Originator: f.Originator,
+			Target:     f.Target,
+			Address:    f.Address,
+			Grant:      f.Grant,
+			Policy:     f.Policy,
+			BytesUp:    f.BytesUp,
+			BytesDown:  f.BytesDown,
+			Reason:     "crash",
+			Detail:     fmt.Sprintf("the server ended without an end of this forward; it was opened in run %s by record %d", f.Run, f.Seq),
+		})
+	}
+	slices.SortFunc(ends, func(a, b Record) int { return cmp.Compare(a.Seq, b.Seq) })
+	return ends
+}
