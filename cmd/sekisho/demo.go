@@ -70,7 +70,7 @@ func demo(ctx context.Context, std stdio, keep, raw bool) error {
 	if err != nil {
 		return err
 	}
-	s, problems := load(config, flags{"listen": {demoAddress()}}, nil)
+	s, problems := load(config, flags{"listen": {"127.0.0.1:" + strconv.Itoa(freePort(2222))}}, nil)
 	if problems.Err() != nil {
 		return &badFiles{problems}
 	}
@@ -103,19 +103,17 @@ func demo(ctx context.Context, std stdio, keep, raw bool) error {
 
 func demoPage(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	fmt.Fprintf(w, "This page is private: it is served at %s, and the name by which you asked, %s,\nis known to Sekisho alone. You came through it, and it has written that down.\n",
-		r.Context().Value(http.LocalAddrContextKey), printable(r.Host))
+	io.WriteString(w, "This page is private: only Sekisho knows its server by name. You came through\nSekisho, and it has written that down.\n")
 }
 
-// demoAddress is where people expect the server, or any free port of loopback
-// where that is taken.
-func demoAddress() string {
-	const usual = "127.0.0.1:2222"
-	l, err := net.Listen("tcp", usual)
-	if err != nil {
-		return "127.0.0.1:0"
+// freePort is the usual port, or where that is taken, any other of loopback.
+func freePort(usual int) int {
+	for _, port := range []int{usual, 0} {
+		if l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
+			l.Close()
+			return l.Addr().(*net.TCPAddr).Port
+		}
 	}
-	l.Close()
 	return usual
 }
 
@@ -186,15 +184,15 @@ only Sekisho knows. In another terminal, try:
     $ %[3]s bastion
 
   a local port that leads to the page (^C ends it)
-    $ %[3]s -N -L 18080:%[2]s bastion
-    $ curl http://127.0.0.1:18080/                     # in a third terminal
+    $ %[3]s -N -L %[5]d:%[2]s bastion
+    $ curl http://127.0.0.1:%[5]d/    # in a third terminal
 
   the page through standard input and output, as ProxyCommand does it
     $ printf 'GET / HTTP/1.0\r\nHost: web\r\n\r\n' | %[3]s -W %[2]s bastion
 
   a SOCKS proxy, so that names are looked up by Sekisho (^C ends it)
-    $ %[3]s -N -D 11080 bastion
-    $ curl --socks5-hostname 127.0.0.1:11080 http://%[2]s/    # in a third terminal
+    $ %[3]s -N -D %[6]d bastion
+    $ curl --socks5-hostname 127.0.0.1:%[6]d http://%[2]s/    # in a third terminal
 
   what the policy does not allow
     $ %[3]s -W web:22 bastion
@@ -202,7 +200,7 @@ only Sekisho knows. In another terminal, try:
 The settings, the policy and the audit log are in %[4]s.
 The audit records, as they come (^C ends the demo):
 
-`, d.port, web, ssh, d.dir)
+`, d.port, web, ssh, d.dir, freePort(18080), freePort(11080))
 }
 
 // follow prints the records of a log as they are written, until ctx ends and

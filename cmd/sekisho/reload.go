@@ -157,7 +157,7 @@ func (svc *service) refuse(reason, text string, problems strictyaml.Problems) {
 	for _, p := range problems.Errors() {
 		lines = append(lines, p.Error())
 	}
-	err := svc.record(audit.Record{Type: audit.PolicyReject, Policy: svc.setup.policy.Hash(), Reason: reason, Detail: strings.Join(lines, "\n")})
+	err := svc.record(audit.Record{Type: audit.PolicyReject, Policy: svc.setup.policy.Hash(), Reason: reason, Detail: strings.Join(lines, "; ")})
 	if err != nil {
 		svc.log.WithError(err).Error("that the files were refused is not in the audit log")
 	}

@@ -11,44 +11,47 @@ import (
 // names and defaults are fixed, so that a file can be written down in full; any
 // other value is refused, since whoever writes one relies on it.
 var reservedSettings = []setting{
-	{"authorized_keys_dir", text, func(n *strictyaml.Node, s *Settings) { reserved(n, s.AuthorizedKeysDir, n.String) }},
-	{"audit.retain_age", plain, func(n *strictyaml.Node, s *Settings) { reserved(n, s.Audit.RetainAge, n.Duration) }},
-	{"audit.retain_size", plain, func(n *strictyaml.Node, s *Settings) { reserved(n, s.Audit.RetainSize, n.Size) }},
-	{"admin.socket", text, func(n *strictyaml.Node, s *Settings) { reserved(n, s.Admin.Socket, n.String) }},
-	{"metrics.listen", text, func(n *strictyaml.Node, s *Settings) { reserved(n, s.Metrics.Listen, n.String) }},
-	penalty("auth_fail", func(p *PenaltySettings) time.Duration { return p.AuthFail }),
-	penalty("no_auth", func(p *PenaltySettings) time.Duration { return p.NoAuth }),
-	penalty("grace_exceeded", func(p *PenaltySettings) time.Duration { return p.GraceExceeded }),
-	penalty("bad_bytes", func(p *PenaltySettings) time.Duration { return p.BadBytes }),
-	penalty("threshold", func(p *PenaltySettings) time.Duration { return p.Threshold }),
-	penalty("max", func(p *PenaltySettings) time.Duration { return p.Max }),
+	reserved("authorized_keys_dir", text, func(s *Settings) *string { return &s.AuthorizedKeysDir }, (*strictyaml.Node).String),
+	reserved("audit.retain_age", plain, func(s *Settings) *time.Duration { return &s.Audit.RetainAge }, (*strictyaml.Node).Duration),
+	reserved("audit.retain_size", plain, func(s *Settings) *int64 { return &s.Audit.RetainSize }, (*strictyaml.Node).Size),
+	reserved("admin.socket", text, func(s *Settings) *string { return &s.Admin.Socket }, (*strictyaml.Node).String),
+	reserved("metrics.listen", text, func(s *Settings) *string { return &s.Metrics.Listen }, (*strictyaml.Node).String),
+	penalty("auth_fail", func(p *PenaltySettings) *time.Duration { return &p.AuthFail }),
+	penalty("no_auth", func(p *PenaltySettings) *time.Duration { return &p.NoAuth }),
+	penalty("grace_exceeded", func(p *PenaltySettings) *time.Duration { return &p.GraceExceeded }),
+	penalty("bad_bytes", func(p *PenaltySettings) *time.Duration { return &p.BadBytes }),
+	penalty("threshold", func(p *PenaltySettings) *time.Duration { return &p.Threshold }),
+	penalty("max", func(p *PenaltySettings) *time.Duration { return &p.Max }),
 	{"penalties.exempt", list, func(n *strictyaml.Node, s *Settings) {
 		if len(n.Items()) > 0 {
-			refuseReserved(n, "[]")
+			refuseReserved(n, "penalties.exempt", "[]")
 		}
 	}},
 }
 
-func penalty(name string, field func(*PenaltySettings) time.Duration) setting {
-	return setting{"penalties." + name, plain, func(n *strictyaml.Node, s *Settings) { reserved(n, field(&s.Penalties), n.Duration) }}
+func penalty(name string, field func(*PenaltySettings) *time.Duration) setting {
+	return reserved("penalties."+name, plain, func(s *Settings) *time.Duration { return field(&s.Penalties) }, (*strictyaml.Node).Duration)
 }
 
-// reserved reads a value and refuses every one but the default.
-func reserved[T comparable](n *strictyaml.Node, initial T, read func(*T) bool) {
-	value := initial
-	if !read(&value) || value == initial {
-		return
-	}
-	switch d := any(initial).(type) {
-	case string:
-		refuseReserved(n, fmt.Sprintf("%q", d))
-	case time.Duration:
-		refuseReserved(n, brief(d))
-	default:
-		refuseReserved(n, fmt.Sprint(d))
-	}
+// reserved is a setting of which every value but the default is refused.
+func reserved[T comparable](key string, form form, field func(*Settings) *T, read func(*strictyaml.Node, *T) bool) setting {
+	return setting{key, form, func(n *strictyaml.Node, s *Settings) {
+		initial := *field(s)
+		value := initial
+		if !read(n, &value) || value == initial {
+			return
+		}
+		switch d := any(initial).(type) {
+		case string:
+			refuseReserved(n, key, fmt.Sprintf("%q", d))
+		case time.Duration:
+			refuseReserved(n, key, brief(d))
+		default:
+			refuseReserved(n, key, fmt.Sprint(d))
+		}
+	}}
 }
 
-func refuseReserved(n *strictyaml.Node, initial string) {
-	n.Errorf("this setting is not supported by this version").Hint = "leave it at " + initial
+func refuseReserved(n *strictyaml.Node, key, initial string) {
+	n.Errorf("%s is not supported by this version", key).Hint = "leave it at " + initial
 }

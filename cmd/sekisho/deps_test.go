@@ -1,0 +1,69 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestImports holds the direction of imports: the packages that others may use
+// know nothing of servers, of each other, or of how a program is set up.
+func TestImports(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "sekisho/...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	may := map[string][]string{
+		"sekisho/audit":            {},
+		"sekisho/hostsfile":        {},
+		"sekisho/authz/strictyaml": {},
+		"sekisho/authz":            {"sekisho/authz/strictyaml"},
+		"sekisho/bastion":          {"sekisho/audit", "sekisho/authz"},
+		"sekisho/cmd/sekisho":      {"sekisho/audit", "sekisho/authz", "sekisho/authz/strictyaml", "sekisho/bastion", "sekisho/hostsfile"},
+	}
+	leaves := []string{"sekisho/audit", "sekisho/hostsfile", "sekisho/authz/strictyaml", "sekisho/authz"}
+	servers := []string{"github.com/sirupsen/logrus", "github.com/spf13/", "github.com/gliderlabs/"}
+	seen := 0
+	for line := range strings.Lines(string(out)) {
+		words := strings.Fields(line)
+		pkg, imports := words[0], words[1:]
+		allowed, ours := may[pkg]
+		if !ours {
+			continue // tests of the whole
+		}
+		seen++
+		for _, i := range imports {
+			if strings.HasPrefix(i, "sekisho/") && !slices.Contains(allowed, i) {
+				t.Errorf("%s imports %s", pkg, i)
+			}
+			if slices.Contains(leaves, pkg) && slices.ContainsFunc(servers, func(s string) bool { return strings.HasPrefix(i, s) }) {
+				t.Errorf("%s imports %s", pkg, i)
+			}
+			if strings.HasPrefix(i, "github.com/spf13/viper") && pkg != "sekisho/cmd/sekisho" {
+				t.Errorf("%s imports %s", pkg, i)
+			}
+		}
+	}
+	if seen != len(may) {
+		t.Errorf("%d of %d packages were found", seen, len(may))
+	}
+}
+
+func TestOnlySettingsKnowsViper(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range files {
+		content, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name != "settings.go" && strings.Contains(string(content), "\t\"github.com/spf13/viper\"\n") {
+			t.Errorf("%s imports viper", name)
+		}
+	}
+}
