@@ -30,7 +30,7 @@ func TestNothingForbiddenIsDialledHoweverItIsSpelt(t *testing.T) {
 	policy := standardUsers(t) + `
 targets:
   - name: everything
-    hosts: [appserver, nowhere, localhost, ip6-localhost, metadata, mixed, "*.example", "0.0.0.0/0", "::/0"]
+    hosts: [appserver, nowhere, localhost, ip6-localhost, metadata, mixed, "*.example", "0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"]
     ports: ["1-65535"]
 grants:
   - {name: all, users: [alice], to: [everything]}
