@@ -253,10 +253,9 @@ func (svc *service) run(ctx context.Context, hangup <-chan os.Signal) error {
 
 // stop drains the server and ends the log.
 func (svc *service) stop(cause error, serving *sync.WaitGroup) error {
-	// The first signal has ended the context of the command; another one is
-	// impatience.
+	// The first signal has ended the context of the command; a second one is
+	// impatience, and a third one ends the process as it stands.
 	hurry, done := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer done()
 	context.AfterFunc(hurry, done)
 
 	limit := svc.setup.settings.Limits.DrainTimeout
