@@ -99,37 +99,47 @@ func TestATargetThatResetsEndsTheStockClientsForward(t *testing.T) {
 
 func TestAClientThatIsKilledLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct {
-		name string
-		// handle is what the target does; it sends to the channel when it
-		// sees the end
-		handle func(chan<- struct{}) func(*net.TCPConn)
-		down   bool
-	}{
-		{"while bytes move both ways", duplex, true},
-		{"while the target reads nothing and says nothing", stalled, false},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			b := newBastion(t, setup{})
-			before := b.descriptors()
-			ended := make(chan struct{}, 1)
-			host := serve(t, appserverIP, c.handle(ended))
-			client, local := b.localForward(host.as("appserver"))
-			conn := dialLocal(t, local)
-			go io.Copy(struct{ io.Writer }{conn}, newPattern(3))
-			if c.down {
-				moving(t, conn)
-			} else {
-				// The target's buffers are full when no byte moves any more.
-				eventually(t, "the target's buffers to be full", stillness(b))
-			}
-			client.kill()
-			receive(t, "the target to see the end", ended)
-			b.forwards(1)[0].check(t, want{grant: "dev-web", host: "appserver", port: host.port, address: appserverIP, reasons: []string{"client_gone", "client_lost"}})
-			b.recorded(audit.ConnClose, func(r audit.Record) bool { return r.Reason == "client_gone" || r.Reason == "client_lost" })
-			b.settles(before)
-		})
-	}
+	t.Run("while bytes move both ways", func(t *testing.T) {
+		b := newBastion(t, setup{})
+		before := b.descriptors()
+		ended := make(chan struct{}, 1)
+		host := serve(t, appserverIP, duplex(ended))
+		client, local := b.localForward(host.as("appserver"))
+		conn := dialLocal(t, local)
+		go io.Copy(struct{ io.Writer }{conn}, newPattern(3))
+		moving(t, conn)
+		client.kill()
+		receive(t, "the target to see the end", ended)
+		b.clientWentAway(host)
+		b.settles(before)
+	})
+	t.Run("while the target reads nothing", func(t *testing.T) {
+		b := newBastion(t, setup{})
+		before := b.descriptors()
+		wake, got := make(chan struct{}), make(chan int64, 1)
+		host := serve(t, appserverIP, sleeper(wake, got))
+		client, local := b.localForward(host.as("appserver"))
+		conn := dialLocal(t, local)
+		go io.Copy(struct{ io.Writer }{conn}, newPattern(3))
+		eventually(t, "the target's buffers to be full", stillness(b))
+		client.kill()
+		f := b.clientWentAway(host)
+		b.settles(before)
+		close(wake)
+		if n := receive(t, "the target to see the end", got); uint64(n) != f.end.BytesUp {
+			t.Errorf("the record says %d bytes up, the target got %d", f.end.BytesUp, n)
+		}
+	})
+}
+
+// clientWentAway checks the records of the one forward of a client that ended
+// without a word.
+func (b *bastion) clientWentAway(host *target) *forwarded {
+	b.t.Helper()
+	f := b.forwards(1)[0]
+	f.check(b.t, want{grant: "dev-web", host: "appserver", port: host.port, address: appserverIP, reasons: []string{"client_gone", "client_lost"}})
+	b.recorded(audit.ConnClose, func(r audit.Record) bool { return r.Reason == "client_gone" || r.Reason == "client_lost" })
+	return f
 }
 
 // stillness reports whether the bytes that the server has read and written
@@ -147,17 +157,21 @@ func stillness(b *bastion) func() bool {
 func TestAClientThatClosesOnlyItsChannelFreesAStalledForward(t *testing.T) {
 	t.Parallel()
 	b := newBastion(t, setup{})
-	ended := make(chan struct{}, 1)
-	host := serve(t, appserverIP, stalled(ended))
+	wake, got := make(chan struct{}), make(chan int64, 1)
+	host := serve(t, appserverIP, sleeper(wake, got))
 	c := b.login(alice(t))
 	before := b.descriptors()
 	ch := c.mustOpen("appserver", host.port)
 	go io.Copy(ch, newPattern(3))
 	eventually(t, "the target's buffers to be full", stillness(b))
 	ch.Close()
-	receive(t, "the target to see the end", ended)
-	b.forwards(1)[0].check(t, want{grant: "dev-web", host: "appserver", port: host.port, address: appserverIP, reasons: []string{"client_gone"}})
+	f := b.forwards(1)[0]
+	f.check(t, want{grant: "dev-web", host: "appserver", port: host.port, address: appserverIP, reasons: []string{"client_gone"}})
 	b.settles(before)
+	close(wake)
+	if n := receive(t, "the target to see the end", got); uint64(n) != f.end.BytesUp {
+		t.Errorf("the record says %d bytes up, the target got %d", f.end.BytesUp, n)
+	}
 	// The connection is as good as before.
 	live := serve(t, appserverIP, echo)
 	c.mustOpen("appserver", live.port).echoes()

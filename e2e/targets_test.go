@@ -122,6 +122,16 @@ func stalled(gone chan<- struct{}) func(*net.TCPConn) {
 	}
 }
 
+// sleeper reads nothing until it is woken; then it reads to the end and tells
+// how much it got.
+func sleeper(wake <-chan struct{}, got chan<- int64) func(*net.TCPConn) {
+	return func(c *net.TCPConn) {
+		<-wake
+		n, _ := io.Copy(io.Discard, struct{ io.Reader }{c})
+		got <- n
+	}
+}
+
 // awaitPeerGone waits, without reading, until the kernel knows that c's peer
 // has closed or reset it.
 func awaitPeerGone(c *net.TCPConn) {

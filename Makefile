@@ -1,0 +1,62 @@
+# make build   the static binary, bin/sekisho
+# make run     builds it and shows it at work: sekisho demo
+# make test    everything that is tested; installs the peers it needs as root on Debian
+# make soak    more bytes through the whole thing, again and again
+# make fuzz    each fuzz target for FUZZTIME
+# make bench   the benchmarks of all packages
+
+GO       ?= go
+FUZZTIME ?= 30s
+SOAK     ?= 5
+
+packages = $(shell $(GO) list ./... | grep -v /e2e$$)
+
+.PHONY: build run test peers vet unit e2e soak fuzz bench clean
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/sekisho ./cmd/sekisho
+
+run: build
+	@bin/sekisho demo
+
+test: peers vet unit e2e
+	@echo "make test: all is well"
+
+# What the end-to-end tests run against: OpenSSH, MariaDB, rsync, curl.
+peers:
+	@echo "== peers: are the programs here that the tests run against?"
+	@e2e/peers.sh
+
+vet:
+	@echo "== vet: go vet and gofmt"
+	$(GO) vet ./...
+	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "gofmt -w" $$unformatted; exit 1; fi
+
+# Fuzz targets run on their seeds here.
+unit:
+	@echo "== unit: each package, with the race detector"
+	CGO_ENABLED=1 $(GO) test -race -timeout 8m $(packages)
+
+# Which tests use the server built with -race and which the static one, the
+# package's comment says.
+e2e: peers
+	@echo "== e2e: stock clients, real peers, the binary"
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 9m ./e2e
+
+soak: peers
+	SEKISHO_SOAK=1 $(GO) test -count=$(SOAK) -v -timeout 60m -run 'Bulk|ManyForwards|Killed|NetworkIsGone|DeadServer' ./e2e
+	CGO_ENABLED=1 $(GO) test -race -count=$(SOAK) -timeout 60m $(packages)
+
+fuzz:
+	@for package in $(packages); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			echo "== $$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
+		done; \
+	done
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem $(packages)
+
+clean:
+	rm -rf bin
