@@ -18,6 +18,8 @@ import (
 
 func TestMain(m *testing.M) {
 	syscall.Umask(0o022) // what the tests make is not to be writable by others
+	// A program with the race detector sleeps a second before it exits.
+	os.Setenv("GORACE", strings.TrimSpace(os.Getenv("GORACE")+" atexit_sleep_ms=0"))
 	testscript.Main(m, map[string]func(){"sekisho": main})
 }
 
@@ -39,6 +41,7 @@ func runScripts(t *testing.T, dir string) {
 		Dir: dir,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("TMPDIR", env.WorkDir)
+			env.Setenv("GORACE", os.Getenv("GORACE"))
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
