@@ -39,6 +39,12 @@ func readFile(path string) ([]byte, error) {
 	return content, nil
 }
 
+// isNotExist reports whether nothing is at path.
+func isNotExist(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
 // reason is what an error of package os says beside the path, which is told
 // elsewhere.
 func reason(err error) error {

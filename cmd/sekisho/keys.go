@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -225,10 +224,4 @@ func choose(answer string, found []userKey) (chosen []userKey, wrong string) {
 		}
 	}
 	return chosen, ""
-}
-
-// isNotExist reports whether nothing is at path.
-func isNotExist(path string) bool {
-	_, err := os.Lstat(path)
-	return errors.Is(err, fs.ErrNotExist)
 }
