@@ -204,7 +204,8 @@ func launch(cmd *exec.Cmd) (*proc, error) {
 	if cmd.Stderr == nil {
 		cmd.Stderr = p.err
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	// Nothing outlives these tests, however they end.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	// A child of the child may hold the pipes open for longer than it lives.
 	cmd.WaitDelay = 2 * time.Second
 	if err := cmd.Start(); err != nil {
