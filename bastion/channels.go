@@ -3,6 +3,8 @@ package bastion
 import (
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	gl "github.com/gliderlabs/ssh"
@@ -20,66 +22,101 @@ func (c *connection) directTCPIP(ch ssh.NewChannel, answered func()) {
 		ch.Reject(ssh.ConnectionFailed, "sekisho: malformed request")
 		return
 	}
+	ask.At = time.Now()
 	forwarder := c.server.forwarder
-	if limit := c.takeForward(); limit != nil {
-		ch.Reject(ssh.ResourceShortage, forwarder.refuse(c.ctx, c.principal, ask, limit).Message)
+	limit := c.takeForward()
+	if limit == nil {
+		defer c.forwards.Add(-1)
+		limit = c.takeDial()
+	}
+	if limit != nil {
+		ch.Reject(ssh.ResourceShortage, forwarder.refuse(c.ctx, *c.principal(), ask, limit).Message)
 		return
 	}
-	defer c.forwards.Add(-1)
+	dialled := sync.OnceFunc(func() { <-c.dials })
+	defer dialled()
 
+	// The forwarder may leave the accept behind when its client does not read.
 	var stream *channelStream
-	refusal := forwarder.Forward(c.ctx, c.principal, ask, func() (Stream, error) {
+	var asked atomic.Bool
+	done := make(chan struct{})
+	refusal := forwarder.Forward(c.ctx, *c.principal(), ask, func() (Stream, error) {
+		asked.Store(true)
+		defer close(done)
+		defer c.recovered()
+		dialled()
 		channel, requests, err := ch.Accept()
 		if err != nil {
 			return nil, err
 		}
-		c.pending.Add(-1)
 		answered()
 		stream = newChannelStream(channel, requests)
 		return stream, nil
 	})
-	if stream == nil {
-		if refusal != nil {
-			ch.Reject(rejection(refusal.Kind), refusal.Message)
-		}
-		c.pending.Add(-1)
+	if !asked.Load() {
+		ch.Reject(rejection(refusal.Kind), refusal.Message)
 		return
 	}
-	c.awaitClose(stream)
+	if <-done; stream != nil {
+		if refusal != nil {
+			stream.Close()
+		}
+		c.awaitClose(stream.Gone())
+	}
 }
 
 // takeForward counts a forward of this connection and returns nil, or the
 // limit that is reached.
 func (c *connection) takeForward() *endCause {
-	limits := c.server.limits
-	if n := c.forwards.Add(1); int(n) > limits.MaxForwardsPerConnection {
+	most := c.server.limits.MaxForwardsPerConnection
+	if n := c.forwards.Add(1); int(n) > most {
 		c.forwards.Add(-1)
-		return limitCause("max_forwards_per_connection", limits.MaxForwardsPerConnection)
-	}
-	if n := c.pending.Add(1); int(n) > limits.MaxPendingDialsPerConnection {
-		c.pending.Add(-1)
-		c.forwards.Add(-1)
-		return limitCause("max_pending_dials_per_connection", limits.MaxPendingDialsPerConnection)
+		return limitCause("max_forwards_per_connection", most)
 	}
 	return nil
 }
 
+// takeDial takes one of the dials that a connection may have under way, and
+// waits for it as long as the client waits for an answer: clients open
+// hundreds of channels at once, and most dials are short.
+func (c *connection) takeDial() *endCause {
+	select {
+	case c.dials <- struct{}{}: // even if the client has just left: what it tried is judged
+		return nil
+	default:
+	}
+	patience := time.NewTimer(c.server.limits.DialTimeout)
+	defer patience.Stop()
+	select {
+	case c.dials <- struct{}{}:
+		return nil
+	case <-c.ctx.Done():
+		return causeOf(c.ctx, nil)
+	case <-patience.C:
+		return limitCause("max_pending_dials_per_connection", cap(c.dials))
+	}
+}
+
+// closeMost is how long a client may take to close a channel that is closed
+// here, where limits.half_closed is off.
+const closeMost = 10 * time.Minute
+
 // awaitClose waits until the client too has closed a channel that is closed
-// here. Until then the channel counts as a forward of the connection, since
-// it holds memory. A client whose own reader stands still may take its time,
-// but not for ever.
-func (c *connection) awaitClose(stream *channelStream) {
+// here. Until then the channel counts as a forward or session of the
+// connection, since it holds memory. A client whose own reader stands still
+// may take its time, but not for ever.
+func (c *connection) awaitClose(gone <-chan struct{}) {
 	limit := c.server.limits.HalfClosed
 	if limit <= 0 {
-		<-stream.Gone()
-		return
+		limit = closeMost
 	}
 	late := time.NewTimer(limit)
 	defer late.Stop()
 	select {
-	case <-stream.Gone():
+	case <-gone:
 	case <-late.C:
 		c.end(&endCause{reasonNotClosed, fmt.Sprintf("the client did not close a channel within half_closed, %v", limit)})
+		<-gone
 	}
 }
 
@@ -143,6 +180,7 @@ func (c *connection) unknownChannel(ch ssh.NewChannel, answered func()) {
 // globalRequest answers a global request (RFC 4254 section 4). They come one
 // after another, so nothing here may wait.
 func (c *connection) globalRequest(_ gl.Context, _ *gl.Server, req *ssh.Request) (bool, []byte) {
+	defer c.recovered()
 	switch {
 	case strings.HasPrefix(req.Type, "keepalive@"):
 		// A failure is what a sign of life gets; it is one too.
@@ -165,6 +203,7 @@ func (c *connection) denyRequest(what, detail string) {
 	rec.Request, rec.Detail, rec.Reason = what, detail, "not_served"
 	go func() {
 		defer c.handlers.Done()
+		defer c.recovered()
 		c.append(rec)
 		c.line().WithField("request", printable(what)).Warn("request refused")
 	}()

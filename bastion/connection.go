@@ -2,10 +2,13 @@ package bastion
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,10 +37,10 @@ const (
 
 // Reasons of the ends of connections, beside those of forwards.
 const (
-	reasonKeepalive = "keepalive" // limits.keepalive_max_missed
-	reasonFlood     = "flood"     // more unanswered channel opens than maxUnanswered
-	reasonNotClosed = "never_closed"
-	reasonPanic     = "internal_error"
+	reasonKeepalive = "keepalive"      // limits.keepalive_max_missed
+	reasonFlood     = "flood"          // more unanswered channel opens than maxUnanswered
+	reasonNotClosed = "never_closed"   // a channel that is closed here
+	reasonProtocol  = "protocol_error" // the client broke the SSH protocol
 )
 
 // connection is one SSH connection from accept to end. The same goroutine
@@ -54,21 +57,17 @@ type connection struct {
 
 	login login // before the login is finished; only the handshake's goroutine uses it
 
-	// Set by the login, before any channel exists, and not changed after.
-	// Other goroutines than the connection's own read it through who.
-	principal Principal
-	loggedIn  bool
-	proven    atomic.Pointer[Principal]
-	gl        gl.Context // holds the *ssh.ServerConn a moment after the login
+	proven atomic.Pointer[Principal] // set by the login, before any channel exists
+	gl     gl.Context                // holds the *ssh.ServerConn a moment after the login
 
-	unanswered atomic.Int32 // channel opens
-	pending    atomic.Int32 // forwards asked for and not yet answered
-	forwards   atomic.Int32 // … and confirmed, until the client closes the channel
+	unanswered atomic.Int32  // channel opens
+	forwards   atomic.Int32  // from being asked for until the client closes the channel
+	dials      chan struct{} // one for each forward that is not yet answered
 	sessions   atomic.Int32
 	noSessions atomic.Bool  // no-more-sessions@openssh.com
 	denials    atomic.Int32 // requests refused
-	busy       atomic.Int64 // when a channel was last open, Unix ns
-	pinged     atomic.Int64 // when a keepalive was last sent, Unix ns
+	busy       atomic.Int64 // when a channel was last open: see clock
+	pings      int          // keepalives sent since the client was last heard; tend's
 	pinging    atomic.Bool  // a keepalive waits for its answer
 
 	mu       sync.Mutex
@@ -80,7 +79,8 @@ func newConnection(s *Server, conn net.Conn) *connection {
 	c := &connection{server: s, id: audit.NewID("c"), source: addrPort(conn.RemoteAddr()), started: time.Now()}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.wire = newWire(conn, func(err error) { c.cancel(lostCause(err)) })
-	c.busy.Store(c.started.UnixNano())
+	c.dials = make(chan struct{}, s.limits.MaxPendingDialsPerConnection)
+	c.busy.Store(clock())
 	return c
 }
 
@@ -89,16 +89,16 @@ func (c *connection) serve() {
 	defer c.recovered()
 	c.handshakeAndServe()
 
-	// The client is gone or was sent away. Forwards that still run learn it
-	// from the context, record their ends, and then this connection's follows.
-	c.cancel(&endCause{reasonClientGone, "the client ended the connection"})
+	// The client is gone or was sent away. Forwards that still run learn it,
+	// record their ends, and then this connection's follows.
+	c.cancel(c.endOfMux())
 	c.mu.Lock()
 	c.over = true
 	c.mu.Unlock()
 	c.handlers.Wait()
 
 	cause := causeOf(c.ctx, nil)
-	if !c.loggedIn {
+	if c.principal() == nil {
 		c.login.finish(c, cause)
 		return
 	}
@@ -110,6 +110,28 @@ func (c *connection) serve() {
 	}
 	c.append(rec)
 	c.line().WithFields(logrus.Fields{fieldReason: rec.Reason, fieldDetail: printable(rec.Detail)}).Info("connection closed")
+}
+
+// endOfMux is why the SSH connection is over, if nothing else has said so.
+func (c *connection) endOfMux() *endCause {
+	conn := c.ssh()
+	if conn == nil {
+		return &endCause{reasonClientGone, "the client left before it had logged in"}
+	}
+	err := conn.Wait()
+	if err == nil || err == io.EOF || errors.Is(err, net.ErrClosed) || strings.HasPrefix(err.Error(), "ssh: disconnect") {
+		return &endCause{reasonClientGone, "the client ended the connection"}
+	}
+	return &endCause{reasonProtocol, err.Error()}
+}
+
+// ssh returns the connection once the login is finished, else nil.
+func (c *connection) ssh() *ssh.ServerConn {
+	if c.gl == nil {
+		return nil
+	}
+	conn, _ := c.gl.Value(gl.ContextKeyConn).(*ssh.ServerConn)
+	return conn
 }
 
 // handshakeAndServe returns when the connection is over. It uses one small
@@ -144,18 +166,28 @@ func (c *connection) handshakeAndServe() {
 // starts a goroutine for each channel; here each is counted and awaited.
 func (c *connection) channel(handle func(*connection, ssh.NewChannel, func())) gl.ChannelHandler {
 	return func(_ *gl.Server, _ *ssh.ServerConn, ch ssh.NewChannel, _ gl.Context) {
+		defer c.recovered()
 		if !c.begin() {
+			c.tooLate(ch)
 			return
 		}
 		defer c.handlers.Done()
-		defer c.recovered()
 		if c.unanswered.Add(1) > maxUnanswered {
 			c.end(&endCause{reasonFlood, fmt.Sprintf("more than %d channel opens waited for their answers to be read", maxUnanswered)})
 		}
 		answered := sync.OnceFunc(func() { c.unanswered.Add(-1) })
 		defer answered()
 		handle(c, ch, answered)
-		c.busy.Store(time.Now().UnixNano())
+		c.busy.Store(clock())
+	}
+}
+
+// tooLate records what a client asked for that was gone before it was looked
+// at: who leaves at once must not hide what he tried.
+func (c *connection) tooLate(ch ssh.NewChannel) {
+	if ask, err := parseDirectTCPIP(ch.ExtraData()); ch.ChannelType() == "direct-tcpip" && err == nil {
+		ask.At = time.Now()
+		c.server.forwarder.refuse(context.Background(), *c.principal(), ask, causeOf(c.ctx, draining))
 	}
 }
 
@@ -180,17 +212,12 @@ func (c *connection) end(cause *endCause) {
 func (c *connection) recovered() {
 	if p := recover(); p != nil {
 		c.line().WithFields(logrus.Fields{"panic": p, "stack": string(debug.Stack())}).Error("internal error; the connection is closed")
-		c.end(&endCause{reasonPanic, "internal error"})
+		c.end(&endCause{reasonInternal, "internal error"})
 	}
 }
 
-// who returns the principal once there is one.
-func (c *connection) who() (Principal, bool) {
-	if p := c.proven.Load(); p != nil {
-		return *p, true
-	}
-	return Principal{}, false
-}
+// principal is who has logged in, or nil.
+func (c *connection) principal() *Principal { return c.proven.Load() }
 
 // idle reports whether nothing runs on a connection that is logged in.
 func (c *connection) idle() bool {
@@ -198,9 +225,9 @@ func (c *connection) idle() bool {
 }
 
 // tend looks after the connection's limits; it is called about once a second.
-func (c *connection) tend(now time.Time) {
+func (c *connection) tend() {
 	limits := c.server.limits
-	if quiet := now.Sub(time.Unix(0, c.busy.Load())); limits.IdleConnection > 0 && c.idle() && quiet >= limits.IdleConnection {
+	if quiet := time.Duration(clock() - c.busy.Load()); limits.IdleConnection > 0 && c.idle() && quiet >= limits.IdleConnection {
 		c.end(&endCause{reasonIdle, fmt.Sprintf("no channel for idle_connection, %v", limits.IdleConnection)})
 		return
 	}
@@ -208,53 +235,60 @@ func (c *connection) tend(now time.Time) {
 	if interval <= 0 {
 		return
 	}
-	silence := c.wire.silence(now)
+	silence := c.wire.silence()
+	due := int(silence / interval)
 	allowed := interval*time.Duration(limits.KeepaliveMaxMissed) + min(interval/3, 5*time.Second)
 	switch {
 	case silence >= allowed:
-		c.end(&endCause{reasonKeepalive, fmt.Sprintf("not heard for %v (keepalive_max_missed, %d)", silence.Round(time.Second), limits.KeepaliveMaxMissed)})
-	case silence >= interval && now.Sub(time.Unix(0, c.pinged.Load())) >= interval:
-		c.ping(now)
+		c.end(&endCause{reasonKeepalive, fmt.Sprintf("not heard for %v (keepalive_max_missed, %d)", silence.Round(time.Millisecond), limits.KeepaliveMaxMissed)})
+	case due > c.pings:
+		c.ping()
 	}
+	c.pings = due
 }
 
 // ping asks the client for a sign of life. Any answer is one, a failure too:
-// what counts is that bytes come.
-func (c *connection) ping(now time.Time) {
-	conn, ok := c.gl.Value(gl.ContextKeyConn).(*ssh.ServerConn)
-	if !ok || !c.pinging.CompareAndSwap(false, true) {
+// what counts is that bytes come. While one ping waits for its answer, others
+// are sent that want none: the answer to each would have to be awaited.
+func (c *connection) ping() {
+	conn := c.ssh()
+	if conn == nil {
 		return
 	}
-	c.pinged.Store(now.UnixNano())
+	first := c.pinging.CompareAndSwap(false, true)
 	go func() {
-		defer c.pinging.Store(false)
-		conn.SendRequest("keepalive@openssh.com", true, nil)
+		defer c.recovered()
+		conn.SendRequest("keepalive@openssh.com", first, nil)
+		if first {
+			c.pinging.Store(false)
+		}
 	}()
 }
 
 // record is a record about this connection.
 func (c *connection) record(t audit.Type) audit.Record {
-	p := c.principal
-	return audit.Record{
-		Type: t, Conn: c.id, Entrance: entranceSSH, User: p.User, Login: p.Login, Key: p.Key,
-		Client: p.Client, Source: c.source,
+	rec := audit.Record{Type: t, Conn: c.id, Entrance: entranceSSH, Source: c.source}
+	if p := c.principal(); p != nil {
+		rec.User, rec.Login, rec.Key, rec.Client = p.User, p.Login, p.Key, p.Client
 	}
+	return rec
 }
 
 // append writes a record that nothing waits for; that it failed is said.
 func (c *connection) append(rec audit.Record) {
 	ctx, cancel := context.WithTimeout(context.Background(), c.server.limits.DialTimeout)
 	defer cancel()
-	if err := c.server.forwarder.Recorder.Append(ctx, rec); err != nil {
+	if err := c.server.forwarder.recorder.Append(ctx, rec); err != nil {
 		c.line().WithError(err).Errorf("%s is not recorded", rec.Type)
+		c.server.forwarder.recordFailed()
 	}
 }
 
 // line is the start of an operational line about this connection.
 func (c *connection) line() *logrus.Entry {
 	fields := logrus.Fields{fieldConn: c.id, fieldSource: c.source}
-	if c.loggedIn {
-		fields[fieldUser] = c.principal.User
+	if p := c.principal(); p != nil {
+		fields[fieldUser] = p.User
 	}
 	return c.server.log.WithFields(fields)
 }

@@ -34,6 +34,7 @@ type Principal struct {
 type Ask struct {
 	Target     audit.Endpoint // host and port as sent
 	Originator audit.Endpoint // a claim; recorded, never decided by
+	At         time.Time      // when it was asked; the limit on the answer counts from here
 }
 
 // A Stream is the client's end of a forward.
@@ -82,6 +83,7 @@ const (
 	reasonTimeout       = "connect_timeout"
 	reasonUnreachable   = "unreachable"
 	reasonDialFailed    = "dial_failed"
+	reasonInternal      = "internal_error"
 	reasonGrantChanged  = "grant_changed" // forward.progress: another grant carries it now
 )
 
@@ -91,29 +93,35 @@ type endCause struct{ reason, detail string }
 
 func (e *endCause) Error() string { return e.detail }
 
-// maxAddresses bounds how many addresses of one name are judged and dialled.
-const maxAddresses = 16
+const (
+	// maxAddresses bounds how many addresses of one name are judged and dialled.
+	maxAddresses = 16
+
+	// recordWait is how long an answer or an end waits for its record. The
+	// record is written all the same, but a disk that hangs holds nobody up.
+	recordWait = time.Second
+)
 
 // A Forwarder carries forwards, from whichever entrance, from request to end.
-// Its fields are set once, before the first Forward.
+// It is part of a Server, which New makes.
 type Forwarder struct {
-	Authorizer Authorizer
-	Hosts      Resolver // asked first
-	DNS        Resolver // asked where the decision allows it
-	Dialer     Dialer
-	Recorder   Recorder
-	Limits     Limits
-	Progress   time.Duration // between forward.progress records; 0: none
-	// CloseOnLogFailure ends what runs when a record cannot be written.
+	authorizer Authorizer
+	hosts      Resolver // asked first
+	dns        Resolver // asked where the decision allows it
+	dialer     Dialer
+	recorder   Recorder
+	limits     Limits
+	progress   time.Duration // between forward.progress records; 0: none
+	// closeOnLogFailure ends what runs when a record cannot be written.
 	// Otherwise only new forwards are refused.
-	CloseOnLogFailure bool
-	Log               logrus.FieldLogger
+	closeOnLogFailure bool
+	log               logrus.FieldLogger
 
-	live  live
-	ended sync.WaitGroup // ends that are still to be recorded
-	// giveUp is closed when the server stops waiting for ends to be recorded.
-	giveUp     chan struct{}
-	giveUpOnce sync.Once
+	live    live
+	writing atomic.Int64 // records that are still to be written
+	// giveUp ends when the server no longer waits for ends to be recorded.
+	giveUp     context.Context
+	stopTrying context.CancelFunc
 }
 
 // A forward is the state of one forward from request to end.
@@ -123,9 +131,16 @@ type forward struct {
 	ask       Ask
 	host      string // normal form; empty until decided
 	started   time.Time
+	dropped   []audit.Dropped
 
+	// ctx ends with the client's connection, and when the forward is cut. It
+	// governs what comes before the relay.
 	ctx    context.Context
 	cancel context.CancelCauseFunc // with *endCause
+	// cutting ends when the forward is to end whatever the client still has
+	// to say: by policy, a limit, the end of the server. It governs the relay.
+	cutting    context.Context
+	cutTheFlow context.CancelCauseFunc // with *endCause
 
 	flow flow
 
@@ -136,9 +151,10 @@ type forward struct {
 	mu       sync.Mutex // guards what follows, which a later judgement may change
 	grant    string
 	policy   string
-	dropped  []audit.Dropped
-	ended    bool
-	progress time.Time // when the last progress record was written
+	told     string // the grant of the last record
+	opened   bool   // forward.open is, or may be, in the log
+	ended    bool   // so is the end, or it is about to be
+	progress int64  // when the last progress record was written: see clock
 
 	// address is what is about to be dialled, or was. It is set before the
 	// last decision on it, so that a change of policy at any moment is met
@@ -146,21 +162,45 @@ type forward struct {
 	address atomic.Pointer[netip.AddrPort]
 }
 
+// newForward begins a forward. Its contexts live until finished is called.
+func newForward(ctx context.Context, p Principal, ask Ask) (fw *forward, finished func()) {
+	fw = &forward{id: audit.NewID("f"), principal: p, ask: ask, started: ask.At}
+	fw.ctx, fw.cancel = context.WithCancelCause(ctx)
+	fw.cutting, fw.cutTheFlow = context.WithCancelCause(context.Background())
+	// An end of the connection that the server decided cuts; one by the
+	// client is told by its Stream, after all that it had sent.
+	stop := context.AfterFunc(ctx, func() {
+		if cause := causeOf(ctx, &endCause{reason: reasonClientGone}); !cause.byClient() {
+			fw.cutTheFlow(cause)
+		}
+	})
+	return fw, func() { stop(); fw.cancel(nil); fw.cutTheFlow(nil) }
+}
+
+// cut ends the forward, wherever it stands.
+func (fw *forward) cut(cause *endCause) {
+	fw.cutTheFlow(cause)
+	fw.cancel(cause)
+}
+
 // Forward carries one forward of p and returns when it has ended; a non-nil
 // Refusal means that it was never confirmed to the client. Once the target is
 // connected, accept is called to confirm and to get the client's Stream.
 // Ending ctx ends the forward; its cause says why.
+//
+// An accept that has not returned within the limit on the answer is left
+// behind: the entrance must then close the Stream that it gets.
 func (f *Forwarder) Forward(ctx context.Context, p Principal, ask Ask, accept func() (Stream, error)) *Refusal {
-	fw := &forward{id: audit.NewID("f"), principal: p, ask: ask, started: time.Now()}
-	fw.ctx, fw.cancel = context.WithCancelCause(ctx)
-	defer fw.cancel(nil)
-	if cause := f.live.add(fw, f.Limits); cause != nil {
+	fw, finished := newForward(ctx, p, ask)
+	defer finished()
+	if cause := f.live.add(fw, f.limits); cause != nil {
 		return f.turnAway(fw, cause)
 	}
 	defer f.live.remove(fw)
+	defer f.endPanicked(fw)
 
-	answer, stop := context.WithTimeoutCause(fw.ctx, f.Limits.DialTimeout,
-		&endCause{reasonTimeout, fmt.Sprintf("no answer within dial_timeout, %v", f.Limits.DialTimeout)})
+	answer, stop := context.WithDeadlineCause(fw.ctx, ask.At.Add(f.limits.DialTimeout),
+		&endCause{reasonTimeout, fmt.Sprintf("no answer within dial_timeout, %v", f.limits.DialTimeout)})
 	defer stop()
 	addrs, refusal := f.judge(answer, fw)
 	if refusal != nil {
@@ -171,25 +211,71 @@ func (f *Forwarder) Forward(ctx context.Context, p Principal, ask Ask, accept fu
 		return refusal
 	}
 	defer target.Close()
+	client, refusal := f.confirm(answer, fw, target, accept)
+	if refusal != nil {
+		return refusal
+	}
 	stop()
 
-	client, err := accept()
-	if err != nil {
-		cause := fw.cause(&endCause{reasonClientGone, "the client was gone before the forward was confirmed"})
-		abort(target)
-		f.end(fw, audit.ForwardFail, cause)
-		return &Refusal{ByNetwork, "gone"}
-	}
 	f.logLine(fw).Info("forward open")
-	cause := relay(fw.ctx, client, target, &fw.flow)
-	f.end(fw, audit.ForwardClose, cause)
+	fw.flow.touch()
+	if fw.regranted() { // while it was dialled
+		go f.recordProgress(fw, reasonGrantChanged, "another grant carries it since it was opened")
+	}
+	f.end(fw, audit.ForwardClose, relay(fw.ctx, fw.cutting, client, target, &fw.flow))
 	return nil
+}
+
+// confirm tells the client that its target is connected. A client that has
+// stopped reading can hold that for as long as it likes, so it is not waited
+// for beyond the limit on the answer, nor when the forward is cut.
+func (f *Forwarder) confirm(ctx context.Context, fw *forward, target net.Conn, accept func() (Stream, error)) (Stream, *Refusal) {
+	type accepted struct {
+		stream Stream
+		err    error
+	}
+	done := make(chan accepted, 1)
+	go func() {
+		stream, err := accept()
+		done <- accepted{stream, err}
+	}()
+	select {
+	case a := <-done:
+		if a.err == nil {
+			return a.stream, nil
+		}
+	case <-ctx.Done():
+	}
+	abort(target)
+	cause := causeOf(ctx, &endCause{reasonClientGone, "the client was gone before the forward was confirmed"})
+	if cause.reason == reasonTimeout {
+		cause = &endCause{reasonClientGone, "the client did not read that the forward is open"}
+	}
+	f.end(fw, audit.ForwardFail, cause)
+	return nil, &Refusal{ByNetwork, fw.sentence("not confirmed")}
+}
+
+// endPanicked gives a forward that a panic carries off its end.
+func (f *Forwarder) endPanicked(fw *forward) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	fw.mu.Lock()
+	owed := fw.opened && !fw.ended
+	fw.mu.Unlock()
+	if owed {
+		f.end(fw, audit.ForwardFail, &endCause{reasonInternal, "internal error"})
+	}
+	panic(p)
 }
 
 // refuse records that an entrance itself refuses a forward, for one of its
 // own limits, and returns the words for the client.
 func (f *Forwarder) refuse(ctx context.Context, p Principal, ask Ask, limit *endCause) *Refusal {
-	return f.turnAway(&forward{id: audit.NewID("f"), principal: p, ask: ask, started: time.Now(), ctx: ctx}, limit)
+	fw, finished := newForward(ctx, p, ask)
+	defer finished()
+	return f.turnAway(fw, limit)
 }
 
 // turnAway denies a forward for which there is no room.
@@ -198,16 +284,15 @@ func (f *Forwarder) turnAway(fw *forward, cause *endCause) *Refusal {
 	if cause.reason == reasonLimit {
 		said = "too many forwards at once: " + said
 	}
-	return f.deny(fw, ByResource, cause.reason, cause.detail, said)
+	return f.deny(fw, ByResource, cause, said)
 }
 
 // judge decides on the name, resolves it, and judges each address. What it
 // returns may be dialled.
 func (f *Forwarder) judge(ctx context.Context, fw *forward) ([]netip.AddrPort, *Refusal) {
-	d := f.Authorizer.Decide(fw.request(netip.Addr{}))
-	fw.decided(d)
+	d := f.decide(fw, netip.Addr{})
 	if d.Effect != authz.Allow {
-		return nil, f.deny(fw, ByPolicy, string(d.Reason), d.Detail, f.mayNot(fw, d.Reason))
+		return nil, f.deny(fw, ByPolicy, decided(d), f.mayNot(fw, d.Reason))
 	}
 	addrs, refusal := f.resolve(ctx, fw, d)
 	if refusal != nil {
@@ -217,7 +302,7 @@ func (f *Forwarder) judge(ctx context.Context, fw *forward) ([]netip.AddrPort, *
 	var allowed []netip.AddrPort
 	var first authz.Decision // on the first address refused: its reason is the forward's if all are
 	for _, addr := range addrs {
-		a := f.Authorizer.Decide(fw.request(addr))
+		a := f.authorizer.Decide(fw.request(addr))
 		if a.Effect == authz.Allow {
 			allowed = append(allowed, netip.AddrPortFrom(addr, uint16(fw.ask.Target.Port)))
 			continue
@@ -234,36 +319,46 @@ func (f *Forwarder) judge(ctx context.Context, fw *forward) ([]netip.AddrPort, *
 			// reach where it leads must not learn that it leads anywhere.
 			said = authz.NoGrant
 		}
-		return nil, f.deny(fw, ByPolicy, string(first.Reason), first.Detail, f.mayNot(fw, said))
+		return nil, f.deny(fw, ByPolicy, decided(first), f.mayNot(fw, said))
 	}
 	return allowed, nil
 }
 
-// resolve finds the addresses of a host on which d allows going on.
+// decide asks about fw's target at addr and takes over what is decided. The
+// two are one step, so that of two decisions the later one stays.
+func (f *Forwarder) decide(fw *forward, addr netip.Addr) authz.Decision {
+	fw.mu.Lock()
+	defer fw.mu.Unlock()
+	d := f.authorizer.Decide(fw.request(addr))
+	if d.Host != "" {
+		fw.host = d.Host
+	}
+	fw.grant, fw.policy = d.Grant, d.Policy
+	return d
+}
+
+// resolve finds the addresses of a host on which d allows going on. It has
+// half of what is left for the answer: the rest is for the record and the
+// dial.
 func (f *Forwarder) resolve(ctx context.Context, fw *forward, d authz.Decision) ([]netip.Addr, *Refusal) {
 	if d.Literal.IsValid() {
 		return []netip.Addr{d.Literal}, nil
 	}
-	addrs, err := f.Hosts.LookupNetIP(ctx, "ip", d.Host)
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
+		defer cancel()
+	}
+	addrs, err := f.hosts.LookupNetIP(ctx, "ip", d.Host)
 	if d.DNS && isNotFound(err) {
 		// Absolute: the resolver's search domains must not add to a name.
-		addrs, err = f.DNS.LookupNetIP(ctx, "ip", d.Host+".")
+		addrs, err = f.dns.LookupNetIP(ctx, "ip", d.Host+".")
 	}
 	if err == nil && len(addrs) == 0 {
 		err = &net.DNSError{Err: "no addresses", Name: d.Host, IsNotFound: true}
 	}
 	if err != nil {
-		reason, kind := reasonResolveFailed, ByNetwork
-		said := fmt.Sprintf("%s cannot be resolved now", fw.target())
-		if isNotFound(err) {
-			reason, kind, said = reasonNoSuchName, ByPolicy, fmt.Sprintf("%s is allowed, but has no address here", fw.target())
-		}
-		if !d.Named {
-			// "No such name" and "not allowed" must look the same to somebody
-			// to whom no grant names the host.
-			kind, said = ByPolicy, f.mayNot(fw, authz.NoGrant)
-		}
-		return nil, f.deny(fw, kind, reason, err.Error(), said)
+		return nil, f.unresolved(fw, d, err)
 	}
 	unique := make([]netip.Addr, 0, len(addrs))
 	for _, a := range addrs {
@@ -274,6 +369,25 @@ func (f *Forwarder) resolve(ctx context.Context, fw *forward, d authz.Decision) 
 	return unique, nil
 }
 
+// unresolved denies a forward whose host has no address.
+func (f *Forwarder) unresolved(fw *forward, d authz.Decision, err error) *Refusal {
+	if fw.ctx.Err() != nil && !isNotFound(err) { // that is why
+		cause := fw.cause(nil)
+		return f.deny(fw, ByPolicy, cause, cause.detail)
+	}
+	reason, kind := reasonResolveFailed, ByNetwork
+	said := fmt.Sprintf("%s cannot be resolved now", fw.target())
+	if isNotFound(err) {
+		reason, kind, said = reasonNoSuchName, ByPolicy, fmt.Sprintf("%s is allowed, but has no address here", fw.target())
+	}
+	if !d.Named {
+		// "No such name" and "not allowed" must look the same to somebody to
+		// whom no grant names the host.
+		kind, said = ByPolicy, f.mayNot(fw, authz.NoGrant)
+	}
+	return f.deny(fw, kind, &endCause{reason, err.Error()}, said)
+}
+
 // connect dials the addresses in turn, each named by a durable record before
 // a packet leaves for it: the first by forward.open, the others by
 // forward.retry.
@@ -281,33 +395,16 @@ func (f *Forwarder) connect(ctx context.Context, fw *forward, addrs []netip.Addr
 	var failed error
 	for i, addr := range addrs {
 		fw.address.Store(&addr)
-		d := f.Authorizer.Decide(fw.request(addr.Addr()))
-		if d.Effect != authz.Allow {
-			cause := &endCause{string(d.Reason), d.Detail}
+		if d := f.decide(fw, addr.Addr()); d.Effect != authz.Allow { // the policy has changed
 			if i == 0 {
-				return nil, f.deny(fw, ByPolicy, cause.reason, cause.detail, f.mayNot(fw, d.Reason))
+				return nil, f.deny(fw, ByPolicy, decided(d), f.mayNot(fw, d.Reason))
 			}
-			f.end(fw, audit.ForwardFail, cause)
+			f.end(fw, audit.ForwardFail, decided(d))
 			return nil, &Refusal{ByPolicy, fw.sentence(f.mayNot(fw, d.Reason))}
 		}
-		fw.decided(d)
-
-		rec := fw.record(audit.ForwardOpen)
-		if i > 0 {
-			rec = fw.record(audit.ForwardRetry)
-			rec.Reason, rec.Detail = dialReason(failed), failed.Error()
+		if refusal := f.recordDial(ctx, fw, i == 0, failed); refusal != nil {
+			return nil, refusal
 		}
-		if err := f.Recorder.Append(ctx, rec); err != nil {
-			cause := fw.cause(&endCause{reasonLogFailed, err.Error()})
-			if i > 0 || errors.Is(err, audit.ErrInFlight) {
-				// An open that is, or may yet be, in the log must get its end.
-				f.end(fw, audit.ForwardFail, cause)
-			} else if fw.ctx.Err() != nil { // not the log's fault
-				return nil, f.deny(fw, ByPolicy, cause.reason, cause.detail, "ended: "+cause.detail)
-			}
-			return nil, f.logFailure(fw, err)
-		}
-
 		conn, err := f.dial(ctx, addr, len(addrs)-i)
 		if err == nil {
 			return conn, nil
@@ -322,7 +419,50 @@ func (f *Forwarder) connect(ctx context.Context, fw *forward, addrs []netip.Addr
 		cause = causeOf(ctx, cause)
 	}
 	f.end(fw, audit.ForwardFail, cause)
+	if fw.cutting.Err() != nil {
+		return nil, &Refusal{ByPolicy, fw.sentence(f.mayNot(fw, authz.Reason(cause.reason)))}
+	}
 	return nil, &Refusal{ByNetwork, fw.sentence(dialWords(fw, cause.reason))}
+}
+
+// recordDial records that fw's address is about to be dialled: the first one,
+// or the next because another failed.
+func (f *Forwarder) recordDial(ctx context.Context, fw *forward, first bool, failed error) *Refusal {
+	rec := fw.record(audit.ForwardOpen)
+	if !first {
+		rec = fw.record(audit.ForwardRetry)
+		rec.Reason, rec.Detail = dialReason(failed), failed.Error()
+	}
+	fw.mu.Lock()
+	fw.opened, fw.told = true, rec.Grant
+	fw.mu.Unlock()
+	err := f.recorder.Append(ctx, rec)
+	if err == nil {
+		return nil
+	}
+	left := fw.ctx.Err() != nil // then the log is not to blame
+	cause := fw.cause(&endCause{reasonLogFailed, err.Error()})
+	if !first && !left && ctx.Err() != nil {
+		cause = causeOf(ctx, cause) // dialling the others took all the time
+		left = true
+	}
+	if first && !errors.Is(err, audit.ErrInFlight) {
+		fw.mu.Lock()
+		fw.opened = false
+		fw.mu.Unlock()
+		if left {
+			return f.deny(fw, ByPolicy, cause, cause.detail)
+		}
+	} else {
+		// An open that is, or may yet be, in the log must get its end.
+		f.end(fw, audit.ForwardFail, cause)
+		if left {
+			return &Refusal{ByNetwork, fw.sentence(dialWords(fw, cause.reason))}
+		}
+	}
+	f.logLine(fw).WithError(err).Error("forward refused: the audit log cannot be written")
+	f.recordFailed()
+	return &Refusal{ByResource, fw.sentence("the audit log cannot be written, so no forward is opened")}
 }
 
 // dial connects to addr with this address's share of what is left of ctx, so
@@ -333,44 +473,33 @@ func (f *Forwarder) dial(ctx context.Context, addr netip.AddrPort, left int) (ne
 		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(left))
 		defer cancel()
 	}
-	return f.Dialer.DialContext(ctx, "tcp", addr.String())
+	return f.dialer.DialContext(ctx, "tcp", addr.String())
 }
 
 // deny records that a forward is refused and returns the words for the
 // client, who gets them whether or not the record can be written.
-func (f *Forwarder) deny(fw *forward, kind RefusalKind, reason, detail, said string) *Refusal {
-	if fw.ctx.Err() != nil { // ended while it was being decided
-		cause := fw.cause(&endCause{reason, detail})
-		reason, detail = cause.reason, cause.detail
-	}
+func (f *Forwarder) deny(fw *forward, kind RefusalKind, cause *endCause, said string) *Refusal {
 	fw.mu.Lock()
 	fw.grant = "" // one that might have allowed it did not
 	fw.mu.Unlock()
 	rec := fw.record(audit.ForwardDeny)
-	rec.Reason, rec.Detail = reason, detail
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(fw.ctx), f.Limits.DialTimeout)
-	defer cancel()
-	line := f.logLine(fw).WithFields(logrus.Fields{fieldReason: reason, fieldDetail: printable(detail)})
-	if err := f.Recorder.Append(ctx, rec); err != nil {
-		line = line.WithError(err)
-		f.recordFailed()
-	}
+	rec.Reason, rec.Detail = cause.reason, cause.detail
+	line := f.logLine(fw).WithFields(logrus.Fields{fieldReason: rec.Reason, fieldDetail: printable(rec.Detail)})
 	line.Warn("forward denied")
+	f.write(func() {
+		ctx, cancel := context.WithTimeout(f.giveUp, f.limits.DialTimeout)
+		defer cancel()
+		if err := f.recorder.Append(ctx, rec); err != nil {
+			line.WithError(err).Error("a denied forward is not recorded")
+			f.recordFailed()
+		}
+	})
 	return &Refusal{kind, fw.sentence(said)}
 }
 
-// logFailure is the refusal of a forward that cannot be recorded.
-func (f *Forwarder) logFailure(fw *forward, err error) *Refusal {
-	f.logLine(fw).WithError(err).Error("forward refused: the audit log cannot be written")
-	if fw.ctx.Err() == nil {
-		f.recordFailed()
-	}
-	return &Refusal{ByResource, fw.sentence("the audit log cannot be written, so no forward is opened")}
-}
-
 func (f *Forwarder) recordFailed() {
-	if f.CloseOnLogFailure {
-		f.live.endAll(&endCause{reasonLogFailed, "the audit log cannot be written (audit.on_failure: close)"})
+	if f.closeOnLogFailure {
+		f.live.cutAll(&endCause{reasonLogFailed, "the audit log cannot be written (audit.on_failure: close)"})
 	}
 }
 
@@ -383,6 +512,7 @@ func (f *Forwarder) end(fw *forward, t audit.Type, cause *endCause) {
 	fw.ended = true
 	rec := fw.recordLocked(t)
 	fw.mu.Unlock()
+	f.live.remove(fw)
 	rec.Reason, rec.Detail = cause.reason, cause.detail
 	rec.BytesUp, rec.BytesDown = fw.flow.up.Load(), fw.flow.down.Load()
 	rec.Duration = time.Since(fw.started)
@@ -395,26 +525,11 @@ func (f *Forwarder) end(fw *forward, t audit.Type, cause *endCause) {
 	} else {
 		line.Info("forward closed")
 	}
-
-	f.live.remove(fw)
-	f.ended.Add(1)
-	recorded := make(chan struct{})
-	go func() {
-		defer f.ended.Done()
-		defer close(recorded)
+	f.write(func() {
 		fw.recording.Lock()
 		defer fw.recording.Unlock()
-		ctx, cancel := context.WithCancel(context.Background())
-		defer cancel()
-		go func() {
-			select {
-			case <-f.giveUp:
-				cancel()
-			case <-ctx.Done():
-			}
-		}()
 		for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-			err := f.Recorder.Append(ctx, rec)
+			err := f.recorder.Append(f.giveUp, rec)
 			if err == nil {
 				return
 			}
@@ -422,29 +537,39 @@ func (f *Forwarder) end(fw *forward, t audit.Type, cause *endCause) {
 			f.recordFailed()
 			select {
 			case <-time.After(wait):
-			case <-ctx.Done():
+			case <-f.giveUp.Done():
 				return
 			}
 		}
+	})
+}
+
+// write runs what writes a record, and waits for it, so that the records of a
+// connection come in the order of their events and an answer after its
+// record; but no longer than recordWait.
+func (f *Forwarder) write(record func()) {
+	f.writing.Add(1)
+	done := make(chan struct{})
+	go func() {
+		defer f.writing.Add(-1)
+		defer close(done)
+		record()
 	}()
-	// Wait, so that the records of a connection come in the order of their
-	// events; but not for a disk that hangs.
+	patience := time.NewTimer(recordWait)
+	defer patience.Stop()
 	select {
-	case <-recorded:
-	case <-time.After(f.Limits.DialTimeout):
+	case <-done:
+	case <-patience.C:
 	}
 }
 
-// waitEnds waits until every end is recorded, or until ctx ends; then it
+// waitRecords waits until every record is written, or until ctx ends; then it
 // gives up those that are not.
-func (f *Forwarder) waitEnds(ctx context.Context) {
-	done := make(chan struct{})
-	go func() { f.ended.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-ctx.Done():
-		f.giveUpOnce.Do(func() { close(f.giveUp) })
+func (f *Forwarder) waitRecords(ctx context.Context) {
+	for f.writing.Load() > 0 && ctx.Err() == nil {
+		time.Sleep(5 * time.Millisecond)
 	}
+	f.stopTrying()
 }
 
 // mayNot is the sentence for a target that the user may not reach.
@@ -465,6 +590,14 @@ func dialWords(fw *forward, reason string) string {
 	return fw.target() + " could not be connected"
 }
 
+// decided is the cause of a forward that a decision refuses.
+func decided(d authz.Decision) *endCause { return &endCause{string(d.Reason), d.Detail} }
+
+// byClient reports whether it was the client who ended.
+func (e *endCause) byClient() bool {
+	return e.reason == reasonClientGone || e.reason == reasonClientLost
+}
+
 // request is the question about fw's target at addr.
 func (fw *forward) request(addr netip.Addr) authz.Request {
 	return authz.Request{
@@ -473,15 +606,20 @@ func (fw *forward) request(addr netip.Addr) authz.Request {
 	}
 }
 
-// decided takes over what a decision says of the forward.
-func (fw *forward) decided(d authz.Decision) {
+// regranted reports whether another grant carries the forward than the one
+// that was last recorded, and counts it as recorded.
+func (fw *forward) regranted() bool {
 	fw.mu.Lock()
 	defer fw.mu.Unlock()
-	fw.host, fw.grant, fw.policy = d.Host, d.Grant, d.Policy
+	changed := fw.told != fw.grant
+	fw.told = fw.grant
+	return changed
 }
 
 // target names the target to the client: its own words, made safe.
 func (fw *forward) target() string {
+	fw.mu.Lock()
+	defer fw.mu.Unlock()
 	host := cmp.Or(fw.host, printable(fw.ask.Target.Host))
 	return net.JoinHostPort(host, fmt.Sprint(fw.ask.Target.Port))
 }

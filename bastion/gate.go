@@ -1,7 +1,6 @@
 package bastion
 
 import (
-	"fmt"
 	"net/netip"
 	"sync"
 )
@@ -23,22 +22,22 @@ func newGate(limits Limits) *gate {
 	return &gate{limits: limits, bySource: map[netip.Prefix]int{}, byUser: map[string]int{}}
 }
 
-// enter counts a new connection from source and returns "", or the name of
-// the limit that is reached.
-func (g *gate) enter(source netip.Prefix) string {
+// enter counts a new connection from source and returns nil, or why it may
+// not come in.
+func (g *gate) enter(source netip.Prefix) *endCause {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
 	case g.closed:
-		return "the server is draining"
+		return draining
 	case g.startups >= g.limits.MaxStartups:
-		return fmt.Sprintf("max_startups, %d", g.limits.MaxStartups)
+		return limitCause("max_startups", g.limits.MaxStartups)
 	case g.bySource[source] >= g.limits.MaxStartupsPerSource:
-		return fmt.Sprintf("max_startups_per_source, %d", g.limits.MaxStartupsPerSource)
+		return limitCause("max_startups_per_source", g.limits.MaxStartupsPerSource)
 	}
 	g.startups++
 	g.bySource[source]++
-	return ""
+	return nil
 }
 
 // leave ends what enter began: by a login, or by the end of the connection.
@@ -49,22 +48,22 @@ func (g *gate) leave(source netip.Prefix) {
 	decrement(g.bySource, source)
 }
 
-// login counts a connection of a user and returns "", or the name of the
-// limit that is reached.
-func (g *gate) login(user string) string {
+// login counts a connection of a user and returns nil, or why there is no
+// room for it.
+func (g *gate) login(user string) *endCause {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
 	case g.closed:
-		return "the server is draining"
+		return draining
 	case g.users >= g.limits.MaxConnections:
-		return fmt.Sprintf("max_connections, %d", g.limits.MaxConnections)
+		return limitCause("max_connections", g.limits.MaxConnections)
 	case g.byUser[user] >= g.limits.MaxConnectionsPerUser:
-		return fmt.Sprintf("max_connections_per_user, %d", g.limits.MaxConnectionsPerUser)
+		return limitCause("max_connections_per_user", g.limits.MaxConnectionsPerUser)
 	}
 	g.users++
 	g.byUser[user]++
-	return ""
+	return nil
 }
 
 func (g *gate) logout(user string) {
@@ -73,6 +72,9 @@ func (g *gate) logout(user string) {
 	g.users--
 	decrement(g.byUser, user)
 }
+
+// draining is why nothing begins any more once the server is to stop.
+var draining = &endCause{reasonDrain, "the server is stopping"}
 
 // close refuses everybody from now on.
 func (g *gate) close() {

@@ -2,9 +2,11 @@ package bastion_test
 
 import (
 	"context"
+	"encoding/binary"
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -42,15 +44,11 @@ func TestForwardLimitsAtTheirEdge(t *testing.T) {
 			}
 			last.Close()
 			bastiontest.Eventually(t, "there is room again", func() bool {
-				conn, err := client.Dial("tcp", target(port))
-				if err == nil {
-					conn.Close()
-				}
+				_, err := client.Dial("tcp", target(port))
 				return err == nil
 			})
 			// The limit is full again; whose it is shows on another connection.
 			other := b.Dial()
-			mustOpen(t, client, target(port))
 			_, err = other.Dial("tcp", target(port))
 			if (err == nil) != (name == "max_forwards_per_connection") {
 				t.Errorf("on another connection: %v", err)
@@ -60,35 +58,64 @@ func TestForwardLimitsAtTheirEdge(t *testing.T) {
 }
 
 func TestPendingDialsLimitAtItsEdge(t *testing.T) {
+	var dialling atomic.Int32
 	release := make(chan struct{})
 	b := bastiontest.Start(t, bastiontest.Options{
-		Limits: func(l *bastion.Limits) { l.MaxPendingDialsPerConnection = 3 },
+		Limits: func(l *bastion.Limits) { l.MaxPendingDialsPerConnection, l.DialTimeout = 3, 2*time.Second },
 		Dialer: dialFunc(func(ctx context.Context, _, _ string) (net.Conn, error) {
-			<-release
-			return nil, syscall.ECONNREFUSED
+			dialling.Add(1)
+			defer dialling.Add(-1)
+			select {
+			case <-release:
+				return nil, syscall.ECONNREFUSED
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
 		}),
 	})
 	client := b.Dial()
-	answers := make(chan error, 3)
-	for range 3 {
+	answers := make(chan error, 5)
+	for range 5 {
 		go func() {
 			_, err := client.Dial("tcp", "target:1")
 			answers <- err
 		}()
 	}
 	b.Book.Await(t, audit.ForwardOpen, 3)
-	_, err := client.Dial("tcp", "target:1")
-	if refused := openError(t, err); !strings.Contains(refused.Message, "max_pending_dials_per_connection, 3") {
-		t.Errorf("the fourth: %v", refused)
+	time.Sleep(100 * time.Millisecond)
+	if n := dialling.Load(); n != 3 {
+		t.Errorf("%d dials at once", n)
 	}
+	// The others wait for their turn, and have it when there is room.
 	close(release)
-	for range 3 {
-		openError(t, <-answers)
+	for range 5 {
+		if refused := openError(t, <-answers); !strings.Contains(refused.Message, "refused the connection") {
+			t.Errorf("%v", refused)
+		}
 	}
-	_, err = client.Dial("tcp", "target:1")
-	if refused := openError(t, err); strings.Contains(refused.Message, "max_pending") {
-		t.Errorf("after the others were answered: %v", refused)
+}
+
+func TestADialThatHasWaitedTooLongForItsTurnIsRefused(t *testing.T) {
+	b := bastiontest.Start(t, bastiontest.Options{
+		Policy: twoUsers,
+		Limits: func(l *bastion.Limits) { l.MaxPendingDialsPerConnection, l.DialTimeout = 1, 300*time.Millisecond },
+		Dialer: dialFunc(func(ctx context.Context, _, _ string) (net.Conn, error) {
+			time.Sleep(time.Second) // a dialer that does not heed its limit
+			return nil, syscall.ECONNREFUSED
+		}),
+	})
+	client := b.Dial()
+	answers := make(chan error, 2)
+	for range 2 {
+		go func() {
+			_, err := client.Dial("tcp", "target:1")
+			answers <- err
+		}()
 	}
+	if refused := openError(t, <-answers); refused.Reason != ssh.ResourceShortage || !strings.Contains(refused.Message, "max_pending_dials_per_connection, 1") {
+		t.Errorf("%v", refused)
+	}
+	openError(t, <-answers)
 }
 
 func TestStartupLimitsAtTheirEdge(t *testing.T) {
@@ -241,15 +268,7 @@ func TestClientThatIsNoLongerHeardIsEndedWithItsForwards(t *testing.T) {
 	if !raw.Prove("bob", b.Alice) {
 		t.Fatal("login")
 	}
-	open := append([]byte{90}, ssh.Marshal(struct {
-		Type                 string
-		Channel, Window, Max uint32
-		Host                 string
-		Port                 uint32
-		From                 string
-		FromPort             uint32
-	}{"direct-tcpip", 0, 1 << 20, 1 << 15, "target", uint32(port), "127.0.0.1", 0})...)
-	if err := raw.Send(open); err != nil {
+	if err := raw.OpenTarget(0, 1<<20, "target", port); err != nil {
 		t.Fatal(err)
 	}
 	b.Book.Await(t, audit.ForwardOpen, 1) // and from now on it reads and answers nothing
@@ -273,25 +292,23 @@ func TestAChannelThatTheClientNeverClosesIsHeldAgainstItAndThenEndsIt(t *testing
 	b := bastiontest.Start(t, bastiontest.Options{Limits: func(l *bastion.Limits) {
 		l.HalfClosed, l.MaxForwardsPerConnection, l.KeepaliveInterval = 500*time.Millisecond, 1, 0
 	}})
-	port := bastiontest.Target(t, func(c *net.TCPConn) { c.SetLinger(0) }) // resets at once
+	port := bastiontest.Target(t, func(c *net.TCPConn) { c.Write([]byte("x")); c.Read(make([]byte, 1)); c.SetLinger(0) })
 	raw := bastiontest.NewRaw(t, b)
 	if !raw.Prove("alice", b.Alice) {
 		t.Fatal("login")
 	}
 	open := func(channel uint32) {
 		t.Helper()
-		if err := raw.Send(append([]byte{90}, ssh.Marshal(struct {
-			Type                 string
-			Channel, Window, Max uint32
-			Host                 string
-			Port                 uint32
-			From                 string
-			FromPort             uint32
-		}{"direct-tcpip", channel, 1 << 20, 1 << 15, "target", uint32(port), "127.0.0.1", 0})...)); err != nil {
+		if err := raw.OpenTarget(channel, 1<<20, "target", port); err != nil {
 			t.Fatal(err)
 		}
 	}
 	open(0)
+	id := binary.BigEndian.Uint32(raw.Await(91)[5:]) // confirmed: our number of the channel
+	raw.Send(append([]byte{94}, ssh.Marshal(struct {
+		Channel uint32
+		Data    string
+	}{id, "now reset"})...))
 	b.Book.Await(t, audit.ForwardClose, 1)
 	open(1)
 	if rec := b.Book.Await(t, audit.ForwardDeny, 1); !strings.Contains(rec.Detail, "max_forwards_per_connection") {

@@ -78,50 +78,40 @@ func (l *live) stop(cause *endCause) {
 	l.ending = cause
 }
 
-func (l *live) endAll(cause *endCause) {
+func (l *live) cutAll(cause *endCause) {
 	for _, fw := range l.snapshot() {
-		fw.cancel(cause)
+		fw.cut(cause)
 	}
 }
 
-// Rejudge asks the Authorizer again about every forward that has an address
-// and ends those that would now be denied, without resolving anything again.
-// It returns how many it ended. A forward whose grant no longer holds while
+// rejudge asks the Authorizer again about every forward that has an address
+// and cuts those that would now be denied, without resolving anything again.
+// It returns how many it cut. A forward whose grant no longer holds while
 // another does goes on under that one, recorded.
-func (f *Forwarder) Rejudge() int {
-	ended := 0
+func (f *Forwarder) rejudge() int {
+	cut := 0
 	for _, fw := range f.live.snapshot() {
 		addr := fw.address.Load()
 		if addr == nil {
 			continue // it is judged by the policy now in force when it has one
 		}
-		d := f.Authorizer.Decide(fw.request(addr.Addr()))
-		if d.Effect != authz.Allow {
-			fw.cancel(&endCause{string(d.Reason), "the policy no longer allows it: " + d.Detail})
-			ended++
-			continue
+		if d := f.decide(fw, addr.Addr()); d.Effect != authz.Allow {
+			fw.cut(&endCause{string(d.Reason), "the policy no longer allows it: " + d.Detail})
+			cut++
+		} else if fw.relaying() && fw.regranted() {
+			go f.recordProgress(fw, reasonGrantChanged, "the grant that carried it no longer does")
 		}
-		f.carry(fw, d)
 	}
-	return ended
+	return cut
 }
 
-// carry notes under which grant and policy fw goes on.
-func (f *Forwarder) carry(fw *forward, d authz.Decision) {
-	fw.mu.Lock()
-	changed := fw.grant != d.Grant
-	old := fw.grant
-	fw.grant, fw.policy = d.Grant, d.Policy
-	fw.mu.Unlock()
-	if changed && fw.flow.active.Load() != 0 {
-		go f.recordProgress(fw, reasonGrantChanged, fmt.Sprintf("the grant %q no longer carries it", old))
-	}
-}
+// relaying reports whether the forward is confirmed to the client.
+func (fw *forward) relaying() bool { return fw.flow.active.Load() != 0 }
 
 // tend ends forwards that have been quiet for too long, and writes the
 // progress of those that run, until ctx ends.
 func (f *Forwarder) tend(ctx context.Context) {
-	tick := time.NewTicker(tendEvery(f.Limits.IdleForward, f.Limits.HalfClosed, f.Progress))
+	tick := time.NewTicker(tendEvery(f.limits.IdleForward, f.limits.HalfClosed, f.progress))
 	defer tick.Stop()
 	for {
 		select {
@@ -129,9 +119,8 @@ func (f *Forwarder) tend(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		now := time.Now()
 		for _, fw := range f.live.snapshot() {
-			f.tendOne(fw, now)
+			f.tendOne(fw)
 		}
 	}
 }
@@ -148,31 +137,31 @@ func tendEvery(limits ...time.Duration) time.Duration {
 	return every
 }
 
-func (f *Forwarder) tendOne(fw *forward, now time.Time) {
-	if fw.flow.active.Load() == 0 {
-		return // not yet confirmed
+func (f *Forwarder) tendOne(fw *forward) {
+	if !fw.relaying() {
+		return
 	}
-	quiet := fw.flow.quiet(now)
-	switch idle, half := f.Limits.IdleForward, f.Limits.HalfClosed; {
+	quiet := fw.flow.quiet()
+	switch idle, half := f.limits.IdleForward, f.limits.HalfClosed; {
 	case idle > 0 && quiet >= idle:
-		fw.cancel(&endCause{reasonIdle, fmt.Sprintf("no byte for idle_forward, %v", idle)})
+		fw.cut(&endCause{reasonIdle, fmt.Sprintf("no byte for idle_forward, %v", idle)})
 	case half > 0 && quiet >= half && fw.flow.halves.Load() == 1:
-		fw.cancel(&endCause{reasonHalfClosed, fmt.Sprintf("one direction had ended and no byte moved in the other for half_closed, %v", half)})
-	case f.Progress > 0 && fw.progressDue(now, f.Progress):
+		fw.cut(&endCause{reasonHalfClosed, fmt.Sprintf("one direction had ended and no byte moved in the other for half_closed, %v", half)})
+	case f.progress > 0 && fw.progressDue(f.progress):
 		go f.recordProgress(fw, "", "")
 	}
 }
 
 // progressDue reports whether a progress record is due, and if so counts it
 // as written.
-func (fw *forward) progressDue(now time.Time, every time.Duration) bool {
+func (fw *forward) progressDue(every time.Duration) bool {
 	fw.mu.Lock()
 	defer fw.mu.Unlock()
-	last := fw.progress
-	if last.IsZero() {
-		last = fw.started
+	now := clock()
+	if fw.progress == 0 { // first seen
+		fw.progress = now
 	}
-	if now.Sub(last) < every {
+	if now-fw.progress < int64(every) {
 		return false
 	}
 	fw.progress = now
@@ -182,7 +171,11 @@ func (fw *forward) progressDue(now time.Time, every time.Duration) bool {
 // recordProgress writes how far fw has come. Its failure loses nothing: the
 // end tells the same.
 func (f *Forwarder) recordProgress(fw *forward, reason, detail string) {
-	fw.recording.Lock()
+	if reason == "" && !fw.recording.TryLock() {
+		return // the last one still waits for the log
+	} else if reason != "" {
+		fw.recording.Lock()
+	}
 	defer fw.recording.Unlock()
 	fw.mu.Lock()
 	rec, ended := fw.recordLocked(audit.ForwardProgress), fw.ended
@@ -193,9 +186,9 @@ func (f *Forwarder) recordProgress(fw *forward, reason, detail string) {
 	rec.Reason, rec.Detail = reason, detail
 	rec.BytesUp, rec.BytesDown = fw.flow.up.Load(), fw.flow.down.Load()
 	rec.Duration = time.Since(fw.started)
-	ctx, cancel := context.WithTimeout(fw.ctx, f.Limits.DialTimeout)
+	ctx, cancel := context.WithTimeout(fw.ctx, f.limits.DialTimeout)
 	defer cancel()
-	if err := f.Recorder.Append(ctx, rec); err != nil && fw.ctx.Err() == nil {
+	if err := f.recorder.Append(ctx, rec); err != nil && fw.ctx.Err() == nil {
 		f.logLine(fw).WithError(err).Error("the progress of a forward is not recorded")
 		f.recordFailed()
 	}

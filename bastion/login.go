@@ -26,6 +26,7 @@ const (
 const (
 	reasonLoginGrace   = "login_grace"
 	reasonBadSignature = "bad_signature"
+	reasonNotProven    = "not_proven"
 	reasonTooMany      = "too_many_tries"
 	reasonNoKey        = "no_key_offered"
 	reasonMethod       = "method_not_supported"
@@ -42,10 +43,11 @@ type login struct {
 	user     string
 	client   string
 	accepted string // fingerprint of a key that would have been let in, had it been proven
+	refused  int    // offers
 	offered  []offer
-	methods  []string // tried, besides none and publickey
-	sha1     bool     // an offer was to be signed with SHA-1
-	rejected string   // why a proven key was turned away
+	methods  []string  // tried, besides none and publickey
+	sha1     bool      // an offer was to be signed with SHA-1
+	noRoom   *endCause // why a proven key was turned away
 }
 
 // offer is a key that a client offered and that was refused.
@@ -55,10 +57,20 @@ type offer struct {
 	detail string
 }
 
+func (l *login) refuse(key ssh.PublicKey, reason authz.Reason, detail string) error {
+	l.refused++
+	if len(l.offered) < maxOffered {
+		l.offered = append(l.offered, offer{key, string(reason), detail})
+	}
+	return errors.New(detail)
+}
+
 // serverConfig makes the configuration of one handshake.
 func (c *connection) serverConfig() *ssh.ServerConfig {
 	config := &ssh.ServerConfig{
-		Config:                  ssh.Config{KeyExchanges: keyExchanges, Ciphers: ciphers, MACs: macs},
+		Config: ssh.Config{
+			KeyExchanges: keyExchanges, Ciphers: ciphers, MACs: macs, RekeyThreshold: c.server.rekey,
+		},
 		PublicKeyAuthAlgorithms: signatures,
 		ServerVersion:           serverVersion,
 		// The library counts the refused offer that reaches the limit as the
@@ -79,15 +91,13 @@ func (c *connection) serverConfig() *ssh.ServerConfig {
 }
 
 // offerKey answers whether a key might log in. The client has not proven that
-// it holds the key, so nothing is decided here.
+// it holds the key, so nothing is decided here; and the user name is not
+// looked at, or whoever knows one public key could find out who the others
+// are.
 func (c *connection) offerKey(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 	c.login.saw(meta)
-	_, reason, detail := c.server.policies.get().Identify(meta.User(), key)
-	if reason != "" {
-		if len(c.login.offered) < maxOffered {
-			c.login.offered = append(c.login.offered, offer{key, string(reason), detail})
-		}
-		return nil, errors.New(detail)
+	if _, reason, detail := c.server.policies.get().Identify("", key); reason != "" {
+		return nil, c.login.refuse(key, reason, detail)
 	}
 	c.login.accepted = ssh.FingerprintSHA256(key)
 	return new(ssh.Permissions), nil
@@ -96,37 +106,49 @@ func (c *connection) offerKey(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Pe
 // proveKey decides: the client has signed with key. Nothing that was offered
 // before counts, and the user name is the one of this very request.
 func (c *connection) proveKey(meta ssh.ConnMetadata, key ssh.PublicKey, _ *ssh.Permissions, algorithm string) (*ssh.Permissions, error) {
+	c.login.accepted = "" // it is proven
 	user, reason, detail := c.server.policies.get().Identify(meta.User(), key)
-	if reason != "" { // the policy has changed since the offer
-		c.login.offered = append(c.login.offered, offer{key, string(reason), detail})
-		return nil, errors.New(detail)
+	if reason != "" {
+		return nil, c.login.refuse(key, reason, detail)
 	}
-	if limit := c.server.gate.login(user); limit != "" {
-		c.login.rejected = limit
-		return nil, &ssh.BannerError{Message: "sekisho: too many connections: " + limit + "\r\n"}
-	}
-	principal := Principal{
+	principal := &Principal{
 		User: user, Key: ssh.FingerprintSHA256(key), Login: meta.User(), Entrance: entranceSSH,
 		Conn: c.id, Client: string(meta.ClientVersion()), Source: c.source,
 	}
-	c.proven.Store(&principal)
-	if reason := c.server.policies.get().Holds(user, principal.Key); reason != "" {
-		// The policy changed between the first line and the last: SetPolicy
-		// ends only connections that it can see.
-		c.proven.Store(nil)
-		c.server.gate.logout(user)
-		c.login.offered = append(c.login.offered, offer{key, string(reason), "the policy has just changed"})
-		return nil, errors.New(string(reason))
+	if reason, err := c.admit(principal); err != nil {
+		return nil, err
+	} else if reason != "" {
+		return nil, c.login.refuse(key, reason, "the policy has just changed")
 	}
-	c.principal, c.loggedIn = principal, true
+	c.recordLogin(principal, algorithm)
+	return new(ssh.Permissions), nil
+}
+
+// admit makes the connection p's, if there is room for it.
+func (c *connection) admit(p *Principal) (authz.Reason, error) {
+	if cause := c.server.gate.login(p.User); cause != nil {
+		c.login.noRoom = cause
+		return "", &ssh.BannerError{Message: "sekisho: not now: " + cause.detail + "\r\n"}
+	}
+	c.proven.Store(p)
+	// SetPolicy ends the connections that it can see. One that it has not
+	// seen must see the policy.
+	if reason := c.server.policies.get().Holds(p.User, p.Key); reason != "" {
+		c.proven.Store(nil)
+		c.server.gate.logout(p.User)
+		return reason, nil
+	}
 	c.server.gate.leave(sourceOf(c.source.Addr()))
+	return "", nil
+}
+
+func (c *connection) recordLogin(p *Principal, algorithm string) {
 	rec := c.record(audit.AuthOK)
 	rec.Detail = "signed with " + algorithm
 	c.append(rec)
 	c.line().WithFields(logrus.Fields{
-		fieldLogin: printable(meta.User()), fieldKey: c.principal.Key, fieldClient: printable(c.principal.Client),
+		fieldLogin: printable(p.Login), fieldKey: p.Key, fieldClient: printable(p.Client),
 	}).Info("login")
-	return new(ssh.Permissions), nil
 }
 
 // logAuth sees every attempt. It is the only place that sees other methods,
@@ -169,7 +191,7 @@ func (l *login) finish(c *connection, ended *endCause) {
 	case errors.As(l.err, &negotiation):
 		line.Warn("handshake failed: no algorithm in common with the client")
 		return
-	case !l.begun && reason != reasonLoginGrace:
+	case !l.begun && ended.byClient():
 		line.Debug("connection ended before a login")
 		return
 	}
@@ -181,8 +203,14 @@ func (l *login) finish(c *connection, ended *endCause) {
 		rec.Key = ssh.FingerprintSHA256(o.key)
 		rec.Offered = append(rec.Offered, rec.Key)
 	}
+	if l.accepted != "" {
+		rec.Key = l.accepted
+	}
 	if rec.Key != "" {
-		line = line.WithField(fieldKey, strings.Join(rec.Offered, " "))
+		line = line.WithField(fieldKey, rec.Key)
+	}
+	if len(rec.Offered) > 0 {
+		line = line.WithField("offered", strings.Join(rec.Offered, " "))
 	}
 	c.append(rec)
 	line.WithField("hint", hint).Warn("login refused")
@@ -195,19 +223,23 @@ func (l *login) why(ended *endCause) (reason, detail, hint string) {
 	switch {
 	case ended.reason == reasonLoginGrace:
 		return ended.reason, ended.detail, "nothing to do, unless people are slow to touch or unlock their keys: then raise limits.login_grace"
-	case l.rejected != "":
-		return reasonLimit, "too many connections: " + l.rejected, "raise the limit, or find out why there are so many"
+	case !ended.byClient(): // drain, an error of ours
+		return ended.reason, ended.detail, "nothing to do: the client may try again"
+	case l.noRoom != nil:
+		return l.noRoom.reason, l.noRoom.detail, "raise the limit, or find out why there are so many"
 	case l.accepted != "" && unproven(l.err):
 		return reasonBadSignature, fmt.Sprintf("%s was offered and not proven: %v", l.accepted, l.err), "the client does not hold the key that it offered, or a security key was not touched"
-	case l.sha1 && len(l.offered) == 0:
+	case l.accepted != "":
+		return reasonNotProven, fmt.Sprintf("%s was offered and accepted; the client left before it had signed with it", l.accepted), "nothing to do: it was not unlocked or touched, or the client only asked"
+	case l.sha1 && l.refused == 0:
 		return reasonSHA1, "the client can only sign with SHA-1 (ssh-rsa), which is refused", "the client must be newer, or use an ed25519 or ecdsa key"
-	case exhausted && len(l.offered) > 0:
-		return reasonTooMany, fmt.Sprintf("%d keys were refused", len(l.offered)), "the client's agent holds too many keys: IdentitiesOnly=yes with the right IdentityFile on the client, or raise limits.max_auth_tries"
+	case exhausted && len(l.methods) == 0:
+		return reasonTooMany, fmt.Sprintf("%d keys were refused", l.refused), "the client's agent holds too many keys: IdentitiesOnly=yes with the right IdentityFile on the client, or raise limits.max_auth_tries"
 	case len(l.offered) > 0:
 		last := l.offered[len(l.offered)-1]
 		return last.reason, last.detail, offerHint(last)
 	case len(l.methods) > 0:
-		return reasonMethod, "the client tried " + strings.Join(l.methods, ", "), "only public keys log in: the client needs a key of a user of the policy"
+		return reasonMethod, "the client tried " + printable(strings.Join(l.methods, ", ")), "only public keys log in: the client needs a key of a user of the policy"
 	}
 	return reasonNoKey, "the client offered no key", "the client has no key to offer, or was not told which: ssh -i FILE"
 }

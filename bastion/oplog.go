@@ -38,7 +38,7 @@ func (f *Forwarder) logLine(fw *forward) *logrus.Entry {
 	if addr := fw.address.Load(); addr != nil {
 		fields[fieldAddress] = *addr
 	}
-	return f.Log.WithFields(fields)
+	return f.log.WithFields(fields)
 }
 
 // printable makes a stranger's bytes safe to print on one line and in a

@@ -1,11 +1,14 @@
 package bastion
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sirupsen/logrus"
 
 	"sekisho/authz"
 )
@@ -16,12 +19,14 @@ const ownAge = time.Second
 
 // policies holds the policy in force, as the Authorizer of every forward.
 type policies struct {
-	own func() []netip.Addr // the server's own addresses
+	own func() ([]netip.Addr, error) // the server's own addresses
+	log logrus.FieldLogger
 
-	current   atomic.Pointer[authz.Policy]
-	refreshed atomic.Int64 // when own was last asked, Unix ns
+	current atomic.Pointer[authz.Policy]
+	asked   atomic.Int64 // when own was last asked: see clock
 
-	mu sync.Mutex // held to replace current
+	mu    sync.Mutex   // held to replace current
+	known []netip.Addr // what own last said
 }
 
 // Decide asks the policy in force.
@@ -31,30 +36,46 @@ func (p *policies) Decide(r authz.Request) authz.Decision {
 
 // get returns the policy in force, with own addresses that are of now.
 func (p *policies) get() *authz.Policy {
-	if time.Since(time.Unix(0, p.refreshed.Load())) >= ownAge && p.mu.TryLock() {
-		p.store(p.current.Load())
+	if clock()-p.asked.Load() >= int64(ownAge) && p.mu.TryLock() {
+		// Out of descriptors, say, nothing is learnt: what was known stays,
+		// since a fence without the own addresses would let through to them.
+		if err := p.ask(); err != nil {
+			p.log.WithError(err).Error("the server's own addresses are those of before")
+		}
+		p.current.Store(p.current.Load().WithOwn(p.known))
 		p.mu.Unlock()
 	}
 	return p.current.Load()
 }
 
-func (p *policies) set(policy *authz.Policy) {
+// set puts a policy in force. It fails only if the own addresses have never
+// been known.
+func (p *policies) set(policy *authz.Policy) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.store(policy)
+	if err := p.ask(); err != nil && p.known == nil {
+		return err
+	}
+	p.current.Store(policy.WithOwn(p.known))
+	return nil
 }
 
-// store is called with mu held.
-func (p *policies) store(policy *authz.Policy) {
-	p.current.Store(policy.WithOwn(p.own()))
-	p.refreshed.Store(time.Now().UnixNano())
+// ask is called with mu held.
+func (p *policies) ask() error {
+	p.asked.Store(clock())
+	own, err := p.own()
+	if err != nil {
+		return fmt.Errorf("asking for the addresses of this machine: %w", err)
+	}
+	p.known = append([]netip.Addr{}, own...)
+	return nil
 }
 
 // OwnAddrs returns the addresses of this machine's interfaces.
-func OwnAddrs() []netip.Addr {
+func OwnAddrs() ([]netip.Addr, error) {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	var own []netip.Addr
 	for _, a := range addrs {
@@ -64,5 +85,5 @@ func OwnAddrs() []netip.Addr {
 			}
 		}
 	}
-	return own
+	return own, nil
 }

@@ -1,13 +1,12 @@
 package bastion
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -18,9 +17,11 @@ const (
 	relayBuffer = 32 << 10 // the largest payload of a channel's packet in x/crypto/ssh
 
 	// flushStall is how long a target may take no byte of what a client sent
-	// before it closed its channel. Such bytes are still owed to the target,
-	// but a target that has stopped reading must not hold a forward.
-	flushStall = time.Second
+	// before it went. Such bytes are still owed to the target, but one that
+	// has stopped reading must not hold a forward. flushMost bounds the whole
+	// for one that reads slowly.
+	flushStall = 2 * time.Second
+	flushMost  = 10 * time.Minute
 
 	// writeSettle is how long the end of a forward waits for a write towards
 	// a client that has stopped reading, so that its bytes are counted.
@@ -30,16 +31,20 @@ const (
 // flow is what is known of a forward's bytes while it runs.
 type flow struct {
 	up, down atomic.Uint64 // bytes taken by the target; by the client's channel
-	active   atomic.Int64  // when a byte last moved, or a direction ended: Unix ns
+	active   atomic.Int64  // when a byte last moved, or a direction ended: see clock; 0 before the relay
 	halves   atomic.Int32  // directions that have ended
 }
 
-func (f *flow) touch() { f.active.Store(time.Now().UnixNano()) }
+func (f *flow) touch() { f.active.Store(clock()) }
 
 // quiet is how long no byte has moved.
-func (f *flow) quiet(now time.Time) time.Duration {
-	return now.Sub(time.Unix(0, f.active.Load()))
-}
+func (f *flow) quiet() time.Duration { return time.Duration(clock() - f.active.Load()) }
+
+var epoch = time.Now()
+
+// clock is a time in nanoseconds that runs evenly, whatever is done to the
+// machine's clock. It is never 0.
+func clock() int64 { return int64(time.Since(epoch)) + 1 }
 
 // relayed is the state of one running relay.
 //
@@ -48,14 +53,17 @@ func (f *flow) quiet(now time.Time) time.Duration {
 //
 // Each direction ends on its own: the end of the client's bytes becomes a
 // CloseWrite on the target, and the other way round. The relay is over when
-// both have ended, or when one side is gone or broken, or ctx ends.
+// both have ended, or when one side is gone or broken, or when it is cut.
 type relayed struct {
+	conn   context.Context // the client's connection
 	client Stream
 	target net.Conn
 	flow   *flow
 
 	up, down chan error // each gets one value: nil for an end in order
-	downOver chan struct{}
+
+	downEnded atomic.Bool // the target's bytes ended in order, before the client was told
+	downOver  chan struct{}
 
 	upWrite sync.Mutex // held while the target is written and the bytes counted
 
@@ -64,23 +72,24 @@ type relayed struct {
 }
 
 // relay copies between client and target until the forward is over, closes
-// both, and says why it ended. When it returns, the target is closed and the
-// counts of flow are final.
-func relay(ctx context.Context, client Stream, target net.Conn, flow *flow) *endCause {
+// both, and says why it ended. The end of conn is that of the client's
+// connection, which the client's Stream tells too; the end of cut is an order
+// to end at once, and its cause is the reason. When relay returns, the target
+// is closed and the counts of flow are final.
+func relay(conn, cut context.Context, client Stream, target net.Conn, flow *flow) *endCause {
 	r := &relayed{
-		client: client, target: target, flow: flow,
+		conn: conn, client: client, target: target, flow: flow,
 		up: make(chan error, 1), down: make(chan error, 1), downOver: make(chan struct{}),
 	}
 	flow.touch()
 	go r.copyUp()
 	go r.copyDown()
-	cause := r.wait(ctx)
-	return r.finish(cause)
+	return r.finish(r.wait(cut))
 }
 
 // wait returns when the relay is over, with the reason.
-func (r *relayed) wait(ctx context.Context) *endCause {
-	up, down, gone, done := r.up, r.down, r.client.Gone(), ctx.Done()
+func (r *relayed) wait(cut context.Context) *endCause {
+	up, down := r.up, r.down
 	var broken *endCause // the target broke; what it sent before is still delivered
 	for up != nil || down != nil {
 		select {
@@ -94,34 +103,64 @@ func (r *relayed) wait(ctx context.Context) *endCause {
 			down = nil
 			r.halfClosed()
 			var side *sideError
-			if errors.As(err, &side) && side.target {
+			switch {
+			case errors.As(err, &side) && side.target:
 				return targetCause(err)
-			}
-			if broken != nil {
+			case err != nil: // the client has gone, and Gone is about to tell
+				return r.flush(cut, up)
+			case broken != nil:
 				return broken
 			}
-			// Otherwise the client failed, and Gone is about to tell, or the
-			// end was in order.
-		case <-gone:
-			// Nothing more can reach the client. What it sent is still owed
-			// to the target, for as long as the target takes it.
-			r.target.SetReadDeadline(time.Unix(1, 0))
-			if up != nil {
-				r.target.SetWriteDeadline(time.Now().Add(flushStall))
-				<-up
-			}
-			return causeOf(ctx, &endCause{reasonClientGone, "the client closed its end"})
-		case <-done:
-			cause := causeOf(ctx, &endCause{reasonClientGone, "the connection ended"})
-			if cause.reason == reasonClientGone || cause.reason == reasonClientLost {
-				done = nil // the channel is told in a moment: see gone
-				continue
-			}
+		case <-r.client.Gone():
+			return r.flush(cut, up)
+		case <-cut.Done():
 			abort(r.target)
-			return cause
+			return causeOf(cut, &endCause{reasonClientGone, "the connection ended"})
 		}
 	}
-	return cmp.Or(broken, &endCause{reason: reasonClosed})
+	if broken != nil {
+		return broken
+	}
+	return &endCause{reason: reasonClosed}
+}
+
+// flush gives the target what the client sent before it went, for as long as
+// the target takes it, and then says why the client went. Up is nil if that
+// direction has ended already.
+func (r *relayed) flush(cut context.Context, up chan error) *endCause {
+	// A client that answers the target's end by closing its channel has ended
+	// in order, even if the order in which that is noticed differs.
+	orderly := r.downEnded.Load()
+	look := time.NewTicker(flushStall / 100)
+	defer look.Stop()
+	began, moved := time.Now(), time.Now()
+	taken, unsent := r.flow.up.Load(), unacked(r.target)
+	for {
+		if up == nil && unacked(r.target) == 0 {
+			if orderly {
+				return &endCause{reason: reasonClosed}
+			}
+			return causeOf(r.conn, &endCause{reasonClientGone, "the client closed its end"})
+		}
+		select {
+		case err := <-up:
+			up = nil
+			if err != nil {
+				return targetCause(err)
+			}
+		case <-cut.Done():
+			abort(r.target)
+			return causeOf(cut, &endCause{reasonClientGone, "the connection ended"})
+		case now := <-look.C:
+			if t, u := r.flow.up.Load(), unacked(r.target); t != taken || u != unsent {
+				taken, unsent, moved = t, u, now
+			}
+			if now.Sub(moved) >= flushStall || now.Sub(began) >= flushMost {
+				abort(r.target)
+				return &endCause{reasonClientGone, "the client closed its end, and the target did not take all that it had sent"}
+			}
+		}
+	}
 }
 
 func (r *relayed) halfClosed() {
@@ -138,6 +177,9 @@ func targetCause(err error) *endCause {
 
 // finish closes both ends and waits for the counts to be final.
 func (r *relayed) finish(cause *endCause) *endCause {
+	if r.lost() {
+		abort(r.target) // the client's bytes broke off: that must not look like their end
+	}
 	r.target.Close()
 	r.upWrite.Lock() // a write that was under way has now returned and is counted
 	r.upWrite.Unlock()
@@ -157,6 +199,11 @@ func (r *relayed) finish(cause *endCause) *endCause {
 	return cause
 }
 
+// lost reports whether the client's connection broke.
+func (r *relayed) lost() bool {
+	return r.conn.Err() != nil && causeOf(r.conn, &endCause{}).reason == reasonClientLost
+}
+
 // sideError tells which side a copy failed on.
 type sideError struct {
 	target bool
@@ -171,6 +218,7 @@ var buffers = sync.Pool{New: func() any { return new([relayBuffer]byte) }}
 // copyUp copies from client to target until the client's bytes have ended,
 // and tells the target so.
 func (r *relayed) copyUp() {
+	defer panicked(r.up)
 	buf := buffers.Get().(*[relayBuffer]byte)
 	defer buffers.Put(buf)
 	for {
@@ -180,40 +228,34 @@ func (r *relayed) copyUp() {
 			return
 		}
 		if err != nil {
-			// A client that is lost reads as one that has ended: Gone tells.
-			closeWrite(r.target)
+			if !r.lost() { // which reads as an end, too
+				closeWrite(r.target)
+			}
 			r.up <- nil
 			return
 		}
 	}
 }
 
-// writeTarget writes all of p. A write deadline, set once the client is gone,
-// is a limit on standing still: it is moved on as long as bytes are taken.
 func (r *relayed) writeTarget(p []byte) error {
+	if len(p) == 0 {
+		return nil
+	}
 	r.upWrite.Lock()
 	defer r.upWrite.Unlock()
-	for len(p) > 0 {
-		n, err := r.target.Write(p)
-		p = p[n:]
-		if n > 0 {
-			r.flow.up.Add(uint64(n))
-			r.flow.touch()
-		}
-		if err != nil {
-			if n == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
-				return err
-			}
-			r.target.SetWriteDeadline(time.Now().Add(flushStall))
-		}
-	}
-	return nil
+	n, err := r.target.Write(p)
+	r.flow.up.Add(uint64(n))
+	r.flow.touch()
+	return err
 }
 
 // copyDown copies from target to client until the target's bytes have ended,
-// and tells the client so.
+// and tells the client so. When the client is gone it goes on reading: a
+// socket that is closed with unread bytes in it resets the connection, and
+// takes with it what is still on its way to the target.
 func (r *relayed) copyDown() {
 	defer close(r.downOver)
+	defer panicked(r.down)
 	buf := buffers.Get().(*[relayBuffer]byte)
 	defer buffers.Put(buf)
 	for {
@@ -223,10 +265,12 @@ func (r *relayed) copyDown() {
 			r.countDown(n)
 			if werr != nil {
 				r.down <- &sideError{false, werr}
+				io.Copy(io.Discard, r.target)
 				return
 			}
 		}
 		if err == io.EOF {
+			r.downEnded.Store(true)
 			r.client.CloseWrite()
 			r.down <- nil
 			return
@@ -247,6 +291,13 @@ func (r *relayed) countDown(n int) {
 	}
 }
 
+// panicked makes a panic of a copy the error of its direction.
+func panicked(direction chan<- error) {
+	if p := recover(); p != nil {
+		direction <- &sideError{true, fmt.Errorf("internal error: %v\n%s", p, debug.Stack())}
+	}
+}
+
 func closeWrite(c net.Conn) {
 	if half, ok := c.(interface{ CloseWrite() error }); ok {
 		half.CloseWrite()
@@ -254,7 +305,7 @@ func closeWrite(c net.Conn) {
 }
 
 // abort closes c so that its peer sees the end at once, even where it has
-// stopped reading: with a reset.
+// stopped reading, and does not take it for one in order: with a reset.
 func abort(c net.Conn) {
 	if tcp, ok := c.(interface{ SetLinger(int) error }); ok {
 		tcp.SetLinger(0)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -59,7 +60,8 @@ type running struct {
 	client, target *net.TCPConn // the peers' ends
 	stream         *tcpStream
 	flow           flow
-	cancel         context.CancelCauseFunc
+	cancel         context.CancelCauseFunc // cuts the forward
+	lose           context.CancelCauseFunc // ends the client's connection
 	ended          chan *endCause
 }
 
@@ -69,9 +71,10 @@ func start(t testing.TB) *running {
 	ourClient, client := tcpPair(t)
 	ourTarget, target := tcpPair(t)
 	r.client, r.target, r.stream = client, target, newTCPStream(ourClient)
-	ctx, cancel := context.WithCancelCause(t.Context())
-	r.cancel = cancel
-	go func() { r.ended <- relay(ctx, r.stream, ourTarget, &r.flow) }()
+	cut, cancel := context.WithCancelCause(t.Context())
+	conn, lose := context.WithCancelCause(t.Context())
+	r.cancel, r.lose = cancel, lose
+	go func() { r.ended <- relay(conn, cut, r.stream, ourTarget, &r.flow) }()
 	return r
 }
 
@@ -171,26 +174,104 @@ func TestAGoneClientFreesAForwardWhoseTargetSaysNothing(t *testing.T) {
 
 func TestAGoneClientFreesAForwardWhoseTargetHasStoppedReading(t *testing.T) {
 	r := start(t)
-	go func() { // fills every buffer on the way
-		for {
-			if _, err := r.client.Write(make([]byte, 1<<20)); err != nil {
-				return
-			}
-		}
-	}()
+	go fill(r.client)
 	awaitStill(t, &r.flow)
 	began := time.Now()
 	r.stream.leave()
+	if cause := r.wait(t); cause.reason != reasonClientGone || !strings.Contains(cause.detail, "did not take all") {
+		t.Errorf("ended with %+v", cause)
+	}
+	if took := time.Since(began); took > 10*flushStall {
+		t.Errorf("took %v", took)
+	}
+	// What broke off must not look like an end.
+	if _, err := io.Copy(io.Discard, r.target); err == nil {
+		t.Error("the target saw an end in order")
+	}
+}
+
+func TestAGoneClientsBytesAreFlushedToATargetThatReadsSlowly(t *testing.T) {
+	// So slowly that the kernel has no room to give for seconds.
+	r := start(t)
+	r.target.SetReadBuffer(64 << 10)
+	sent := bytes.Repeat([]byte{7}, 3<<20)
+	go func() {
+		r.client.Write(sent)
+		r.client.CloseWrite()
+	}()
+	got := 0
+	buf := make([]byte, 256<<10)
+	for i := 0; ; i++ {
+		if i == 1 {
+			r.stream.leave()
+		}
+		n, err := io.ReadFull(r.target, buf)
+		got += n
+		if err != nil {
+			break
+		}
+		time.Sleep(flushStall / 8)
+	}
+	if got != len(sent) {
+		t.Errorf("the target got %d of %d bytes", got, len(sent))
+	}
 	if cause := r.wait(t); cause.reason != reasonClientGone {
 		t.Errorf("ended with %+v", cause)
 	}
-	if took := time.Since(began); took > 15*flushStall {
-		t.Errorf("took %v", took)
+	r.counts(t, len(sent), 0)
+}
+
+func TestAFlushIsCutByWhatCutsAForward(t *testing.T) {
+	r := start(t)
+	go fill(r.client)
+	awaitStill(t, &r.flow)
+	r.stream.leave()
+	r.cancel(&endCause{"no_grant", "the policy no longer allows it"})
+	if cause := r.wait(t); cause.reason != "no_grant" {
+		t.Errorf("ended with %+v", cause)
 	}
-	// What was counted as taken is what the target can still read.
-	got, _ := io.Copy(io.Discard, r.target)
-	if up := r.flow.up.Load(); uint64(got) != up {
-		t.Errorf("bytes_up is %d, the target got %d", up, got)
+}
+
+func TestAConnectionThatBreaksOffDoesNotLookLikeAnEnd(t *testing.T) {
+	r := start(t)
+	io.WriteString(r.client, "half a file")
+	got := make([]byte, len("half a file"))
+	if _, err := io.ReadFull(r.target, got); err != nil {
+		t.Fatal(err)
+	}
+	r.lose(&endCause{reasonClientLost, "reset"})
+	r.client.CloseWrite() // as x/crypto/ssh tells it: an end
+	r.stream.leave()
+	if cause := r.wait(t); cause.reason != reasonClientLost {
+		t.Errorf("ended with %+v", cause)
+	}
+	if _, err := r.target.Read(make([]byte, 1)); err == nil || err == io.EOF {
+		t.Errorf("the target saw %v", err)
+	}
+}
+
+func TestAClientThatAnswersTheTargetsEndByClosingHasEndedInOrder(t *testing.T) {
+	for range 200 {
+		r := start(t)
+		io.WriteString(r.target, "all there is")
+		r.target.CloseWrite()
+		io.ReadAll(r.client)
+		r.client.CloseWrite()
+		r.stream.leave()
+		if cause := r.wait(t); cause.reason != reasonClosed {
+			t.Fatalf("ended with %+v", cause)
+		}
+		r.client.Close()
+		r.target.Close()
+	}
+}
+
+// fill writes until every buffer on the way is full, and then until it fails.
+func fill(c net.Conn) {
+	for {
+		if _, err := c.Write(make([]byte, 1<<20)); err != nil {
+			return
+		}
 	}
 }
 
@@ -198,7 +279,7 @@ func TestAGoneClientFreesAForwardWhoseTargetHasStoppedReading(t *testing.T) {
 func awaitStill(t testing.TB, f *flow) {
 	t.Helper()
 	for end := time.Now().Add(guard); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if f.up.Load() > 0 && f.quiet(time.Now()) > 300*time.Millisecond {
+		if f.up.Load() > 0 && f.quiet() > 300*time.Millisecond {
 			return
 		}
 	}
@@ -250,13 +331,7 @@ func TestACauseFromOutsideEndsTheForwardAtOnceAndIsItsReason(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := start(t)
 			if stuck {
-				go func() {
-					for {
-						if _, err := r.client.Write(make([]byte, 1<<20)); err != nil {
-							return
-						}
-					}
-				}()
+				go fill(r.client)
 				awaitStill(t, &r.flow)
 			}
 			began := time.Now()
@@ -282,7 +357,7 @@ func TestAClientThatHasStoppedReadingDoesNotHoldTheEnd(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	var f flow
 	ended := make(chan *endCause, 1)
-	go func() { ended <- relay(ctx, stream, target, &f) }()
+	go func() { ended <- relay(t.Context(), ctx, stream, target, &f) }()
 	io.WriteString(peer, "words nobody takes")
 	<-stream.wrote
 	cancel(&endCause{"no_grant", "ended"})

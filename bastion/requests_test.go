@@ -225,12 +225,7 @@ func TestAChannelOpenFloodThatIsNeverReadEndsTheConnection(t *testing.T) {
 	port := bastiontest.Target(t, bastiontest.Echo)
 	sent := 0
 	for ; sent < 2_000_000; sent++ {
-		open := bytes.NewBuffer([]byte{90})
-		open.Write(ssh.Marshal(struct {
-			Type                 string
-			Channel, Window, Max uint32
-		}{strings.Repeat("y", 200), uint32(sent), 1 << 20, 1 << 15}))
-		if raw.Send(open.Bytes()) != nil {
+		if raw.Open(strings.Repeat("y", 200), uint32(sent), 1<<20, nil) != nil {
 			break
 		}
 	}

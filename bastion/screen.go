@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -33,46 +32,55 @@ func (c *connection) session(ch ssh.NewChannel, answered func()) {
 		return
 	}
 	answered()
-	// A session is over in one breath: one that never asks for anything is
-	// closed. It counts until the client too has closed the channel.
-	late := time.AfterFunc(c.server.limits.LoginGrace, func() { channel.Close() })
-	defer late.Stop()
-	c.answerSession(channel, requests)
-	channel.Close()
-	for req := range requests { // unread, they would stall the connection
-		req.Reply(false, nil)
-	}
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		defer c.recovered()
+		c.answerSession(channel, requests)
+	}()
+	c.awaitClose(gone)
 }
 
-// answerSession reads requests until one of them is answered by text and an
-// exit status, or the client closes the channel.
+// answerSession answers requests until the client closes the channel. What it
+// shows is written beside: a client that takes no byte of it must not keep its
+// requests from being read, since that would stall the whole connection.
 func (c *connection) answerSession(channel ssh.Channel, requests <-chan *ssh.Request) {
 	newline := "\n"
+	shown := false
+	show := func(w io.Writer, text string, status uint32) {
+		shown = true
+		text = strings.ReplaceAll(text, "\n", newline)
+		go func() {
+			defer channel.Close()
+			io.WriteString(w, text)
+			channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status}))
+			channel.CloseWrite()
+		}()
+	}
 	for req := range requests {
-		switch req.Type {
-		case "pty-req":
+		switch {
+		case shown: // one session, one answer
+			req.Reply(false, nil)
+		case req.Type == "pty-req":
 			newline = "\r\n"
 			req.Reply(true, nil)
-		case "window-change":
+		case req.Type == "window-change":
 			req.Reply(true, nil)
-		case "env", "signal": // clients send these by habit
+		case req.Type == "env", req.Type == "signal": // clients send these by habit
 			req.Reply(false, nil)
-		case "shell":
+		case req.Type == "shell":
 			req.Reply(true, nil)
-			finishSession(channel, channel, strings.ReplaceAll(c.welcome(), "\n", newline), 0)
-			return
-		case "exec":
+			show(channel, c.welcome(), 0)
+		case req.Type == "exec":
 			var cmd struct{ Command string }
 			if err := ssh.Unmarshal(req.Payload, &cmd); err != nil {
 				req.Reply(false, nil)
-				return
+				continue
 			}
 			req.Reply(true, nil)
 			c.denyRequest("exec "+cmd.Command, "")
-			said := fmt.Sprintf("sekisho: error: %q: no commands are run here\n", printable(cmd.Command)) +
-				"sekisho: hint: this bastion forwards TCP (ssh -J, -W, -L, -D); \"ssh bastion\" alone tells what you may reach\n"
-			finishSession(channel, channel.Stderr(), strings.ReplaceAll(said, "\n", newline), 1)
-			return
+			show(channel.Stderr(), fmt.Sprintf("sekisho: error: %q: no commands are run here\n", printable(cmd.Command))+
+				"sekisho: hint: this bastion forwards TCP (ssh -J, -W, -L, -D); \"ssh bastion\" alone tells what you may reach\n", 1)
 		default:
 			c.denyRequest(sessionRequest(req), "")
 			req.Reply(false, nil)
@@ -91,16 +99,10 @@ func sessionRequest(req *ssh.Request) string {
 	return req.Type
 }
 
-func finishSession(channel ssh.Channel, w io.Writer, text string, status uint32) {
-	io.WriteString(w, text)
-	channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status}))
-	channel.CloseWrite()
-}
-
 // welcome is the screen: who you are, what you may reach, how.
 func (c *connection) welcome() string {
 	var b strings.Builder
-	p := c.principal
+	p := c.principal()
 	fmt.Fprintf(&b, "This is Sekisho on %s. It forwards TCP and gives no shell.\n\n", c.server.name)
 	fmt.Fprintf(&b, "You are %s", p.User)
 	if p.Login != p.User {

@@ -32,8 +32,12 @@ type Config struct {
 	CloseOnLogFailure bool
 
 	// OwnAddrs returns the server's own addresses, which the fence refuses.
-	// nil: those of the machine's interfaces.
-	OwnAddrs func() []netip.Addr
+	// nil: OwnAddrs, those of the machine's interfaces.
+	OwnAddrs func() ([]netip.Addr, error)
+
+	// RekeyThreshold is after how many bytes the server renews the keys of a
+	// connection; 0: as the cipher wants it.
+	RekeyThreshold uint64
 }
 
 // A Server accepts SSH connections and serves them. It is made by New.
@@ -46,6 +50,7 @@ type Server struct {
 	gate      *gate
 	forwarder *Forwarder
 	gateLines throttle
+	rekey     uint64 // Config.RekeyThreshold
 
 	tending context.CancelFunc
 	tended  sync.WaitGroup
@@ -71,6 +76,7 @@ func New(c Config) (*Server, error) {
 		listeners: map[net.Listener]struct{}{},
 		conns:     map[*connection]struct{}{},
 		gateLines: throttle{every: time.Second},
+		rekey:     c.RekeyThreshold,
 	}
 	for _, key := range c.HostKeys {
 		signer, err := hostSigner(key)
@@ -82,21 +88,23 @@ func New(c Config) (*Server, error) {
 	if len(s.hostKeys) == 0 {
 		return nil, errors.New("a server needs a host key")
 	}
-	s.policies.own = c.OwnAddrs
+	s.policies.own, s.policies.log = c.OwnAddrs, c.Log
 	if s.policies.own == nil {
 		s.policies.own = OwnAddrs
 	}
-	s.policies.set(c.Policy)
-	s.forwarder = &Forwarder{
-		Authorizer: &s.policies, Hosts: c.Hosts, DNS: c.DNS, Dialer: c.Dialer, Recorder: c.Recorder,
-		Limits: c.Limits, Progress: c.Progress, CloseOnLogFailure: c.CloseOnLogFailure, Log: c.Log,
-		giveUp: make(chan struct{}),
+	if err := s.policies.set(c.Policy); err != nil {
+		return nil, err
 	}
+	s.forwarder = &Forwarder{
+		authorizer: &s.policies, hosts: c.Hosts, dns: c.DNS, dialer: c.Dialer, recorder: c.Recorder,
+		limits: c.Limits, progress: c.Progress, closeOnLogFailure: c.CloseOnLogFailure, log: c.Log,
+	}
+	s.forwarder.giveUp, s.forwarder.stopTrying = context.WithCancel(context.Background())
 	if c.DNS == nil {
-		s.forwarder.DNS = noNames{}
+		s.forwarder.dns = noNames{}
 	}
 	if c.Dialer == nil {
-		s.forwarder.Dialer = NewDialer()
+		s.forwarder.dialer = NewDialer()
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.tending = cancel
@@ -142,15 +150,16 @@ func (s *Server) Serve(l net.Listener) error {
 
 // accept serves a connection, unless a limit refuses it.
 func (s *Server) accept(conn net.Conn) {
-	c := newConnection(s, conn)
-	source := sourceOf(c.source.Addr())
-	if limit := s.gate.enter(source); limit != "" {
+	addr := addrPort(conn.RemoteAddr())
+	source := sourceOf(addr.Addr())
+	if cause := s.gate.enter(source); cause != nil {
 		conn.Close()
 		if n, ok := s.gateLines.take(time.Now()); ok {
-			c.line().WithFields(logrus.Fields{fieldReason: reasonLimit, fieldDetail: limit, "times": n}).Warn("connection refused")
+			s.log.WithFields(logrus.Fields{fieldSource: addr, fieldReason: cause.reason, fieldDetail: cause.detail, "times": n}).Warn("connection refused")
 		}
 		return
 	}
+	c := newConnection(s, conn)
 	s.mu.Lock()
 	if s.stopping {
 		s.mu.Unlock()
@@ -167,8 +176,8 @@ func (s *Server) accept(conn net.Conn) {
 			s.mu.Lock()
 			delete(s.conns, c)
 			s.mu.Unlock()
-			if c.loggedIn {
-				s.gate.logout(c.principal.User)
+			if p := c.principal(); p != nil {
+				s.gate.logout(p.User)
 			} else {
 				s.gate.leave(source)
 			}
@@ -181,11 +190,13 @@ func (s *Server) accept(conn net.Conn) {
 // what runs. It ends the forwards and connections that the policy no longer
 // allows and returns how many of each.
 func (s *Server) SetPolicy(p *authz.Policy) (forwards, conns int) {
-	s.policies.set(p)
-	forwards = s.forwarder.Rejudge()
+	if err := s.policies.set(p); err != nil {
+		s.log.WithError(err).Error("the server's own addresses are not known anew")
+	}
+	forwards = s.forwarder.rejudge()
 	for _, c := range s.connections() {
-		who, ok := c.who()
-		if !ok {
+		who := c.principal()
+		if who == nil {
 			continue
 		}
 		if reason := p.Holds(who.User, who.Key); reason != "" {
@@ -211,7 +222,6 @@ func (s *Server) Connections() int {
 // rest, and returns once all of it is recorded. It returns how many forwards
 // had to be ended.
 func (s *Server) Shutdown(ctx context.Context) (cut int) {
-	drained := &endCause{reasonDrain, "the server is stopping"}
 	s.mu.Lock()
 	s.stopping = true
 	for l := range s.listeners {
@@ -219,11 +229,11 @@ func (s *Server) Shutdown(ctx context.Context) (cut int) {
 	}
 	s.mu.Unlock()
 	s.gate.close()
-	s.forwarder.live.stop(drained)
+	s.forwarder.live.stop(draining)
 
 	ctx, cancel := context.WithTimeout(ctx, s.limits.DrainTimeout)
 	defer cancel()
-	for s.endIdle(drained) > 0 && ctx.Err() == nil {
+	for s.endIdle() > 0 && ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 		case <-time.After(20 * time.Millisecond):
@@ -231,7 +241,7 @@ func (s *Server) Shutdown(ctx context.Context) (cut int) {
 	}
 	cut = s.Forwards()
 	for _, c := range s.connections() {
-		c.end(drained)
+		c.end(draining)
 	}
 
 	// What is left is writing records; a log that hangs must not hold the
@@ -244,7 +254,7 @@ func (s *Server) Shutdown(ctx context.Context) (cut int) {
 	case <-served:
 	case <-late.Done():
 	}
-	s.forwarder.waitEnds(late)
+	s.forwarder.waitRecords(late)
 	s.tending()
 	s.tended.Wait()
 	return cut
@@ -252,10 +262,10 @@ func (s *Server) Shutdown(ctx context.Context) (cut int) {
 
 // endIdle ends the connections that carry nothing and returns how many are
 // left.
-func (s *Server) endIdle(cause *endCause) (left int) {
+func (s *Server) endIdle() (left int) {
 	for _, c := range s.connections() {
-		if c.idle() {
-			c.end(cause)
+		if c.forwards.Load() == 0 {
+			c.end(draining)
 		} else {
 			left++
 		}
@@ -271,10 +281,10 @@ func (s *Server) tend(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-tick.C:
+		case <-tick.C:
 			for _, c := range s.connections() {
-				if _, ok := c.who(); ok {
-					c.tend(now)
+				if c.principal() != nil {
+					c.tend()
 				}
 			}
 		}

@@ -3,6 +3,7 @@ package bastion_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -27,6 +28,9 @@ import (
 func TestMain(m *testing.M) {
 	goroutines, sockets := runtime.NumGoroutine(), openSockets()
 	code := m.Run()
+	if fuzz := flag.Lookup("test.fuzz"); fuzz != nil && fuzz.Value.String() != "" {
+		os.Exit(code) // the fuzzing engine leaves goroutines of its own
+	}
 	if code == 0 {
 		for end := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > goroutines || openSockets() > sockets; time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(end) {
@@ -662,6 +666,9 @@ func TestAPanicEndsItsConnectionOnly(t *testing.T) {
 	victim.Wait()
 	mustOpen(t, bystander, target(port))
 	if rec := b.Book.Await(t, audit.ConnClose, 1); rec.Reason != "internal_error" {
+		t.Errorf("%s", rec.AppendJSON(nil))
+	}
+	if rec := b.Book.Await(t, audit.ForwardFail, 1); rec.Reason != "internal_error" {
 		t.Errorf("%s", rec.AppendJSON(nil))
 	}
 }

@@ -13,28 +13,47 @@ import (
 // tell: there a lost connection reads as a plain io.EOF.
 type wire struct {
 	net.Conn
-	heard atomic.Int64 // Unix ns of the last byte read
-	// lost is called once, with the first error of a Read that is not due to
-	// our own Close.
+	heard atomic.Int64 // when the last byte was read: see clock
+	// lost is called once, with the first error of a Read or Write that is
+	// not due to our own Close.
 	lost     func(error)
 	lostOnce atomic.Bool
 }
 
 func newWire(c net.Conn, lost func(error)) *wire {
 	w := &wire{Conn: c, lost: lost}
-	w.heard.Store(time.Now().UnixNano())
+	w.heard.Store(clock())
 	return w
 }
 
 func (w *wire) Read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
 	if n > 0 {
-		w.heard.Store(time.Now().UnixNano())
+		w.heard.Store(clock())
 	}
-	if err != nil && !errors.Is(err, net.ErrClosed) && w.lostOnce.CompareAndSwap(false, true) {
-		w.lost(err)
+	if err != nil {
+		w.failed(err)
 	}
 	return n, err
+}
+
+// Write reports no error: it closes the connection, and then Read tells. An
+// error of a Write lets x/crypto/ssh fail to confirm a channel and yet take
+// the peer's requests for it into a queue that nobody has been given to read;
+// its loop then waits on that queue for ever, and never sees the connection's
+// end.
+func (w *wire) Write(p []byte) (int, error) {
+	if _, err := w.Conn.Write(p); err != nil {
+		w.failed(err)
+		w.Conn.Close()
+	}
+	return len(p), nil
+}
+
+func (w *wire) failed(err error) {
+	if !errors.Is(err, net.ErrClosed) && w.lostOnce.CompareAndSwap(false, true) {
+		w.lost(err)
+	}
 }
 
 // SetDeadline does nothing: gliderlabs/ssh clears the deadlines on every read
@@ -43,9 +62,7 @@ func (w *wire) Read(p []byte) (int, error) {
 func (w *wire) SetDeadline(time.Time) error { return nil }
 
 // silence is how long the client has not been heard.
-func (w *wire) silence(now time.Time) time.Duration {
-	return now.Sub(time.Unix(0, w.heard.Load()))
-}
+func (w *wire) silence() time.Duration { return time.Duration(clock() - w.heard.Load()) }
 
 // lostCause tells how a client's bytes ended.
 func lostCause(err error) *endCause {

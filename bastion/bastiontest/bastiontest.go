@@ -108,7 +108,7 @@ func Start(t testing.TB, opts Options) *Bastion {
 		Name: "test", HostKeys: []ssh.Signer{host}, Policy: b.Parse(opts.Policy),
 		Hosts: opts.Hosts, DNS: opts.DNS, Dialer: opts.Dialer, Recorder: opts.Recorder,
 		Limits: limits, Log: log,
-		OwnAddrs: func() []netip.Addr { return nil },
+		OwnAddrs: func() ([]netip.Addr, error) { return nil, nil },
 	}
 	if opts.Config != nil {
 		opts.Config(&config)

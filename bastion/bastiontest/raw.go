@@ -34,6 +34,8 @@ const (
 	msgUserAuthSuccess = 52
 	msgUserAuthBanner  = 53
 	msgUserAuthPKOK    = 60
+	msgChannelOpen     = 90
+	msgChannelRequest  = 98
 )
 
 // RawVersion is the version string of a Raw client.
@@ -316,3 +318,45 @@ func (r *Raw) Prove(user string, key ssh.Signer) bool {
 
 // Close ends the connection.
 func (r *Raw) Close() { r.Conn.Close() }
+
+// Open sends a channel open, with whatever the type of channel wants after
+// the common part (RFC 4254 section 5.1). The answer is left to be received.
+func (r *Raw) Open(kind string, channel, window uint32, extra []byte) error {
+	return r.Send(append(append([]byte{msgChannelOpen}, ssh.Marshal(struct {
+		Type                 string
+		Channel, Window, Max uint32
+	}{kind, channel, window, 1 << 15})...), extra...))
+}
+
+// OpenTarget sends a direct-tcpip open.
+func (r *Raw) OpenTarget(channel, window uint32, host string, port int) error {
+	return r.Open("direct-tcpip", channel, window, ssh.Marshal(struct {
+		Host           string
+		Port           uint32
+		OriginatorHost string
+		OriginatorPort uint32
+	}{host, uint32(port), "127.0.0.1", 0}))
+}
+
+// Request sends a channel request that wants no answer.
+func (r *Raw) Request(channel uint32, kind string) error {
+	return r.Send(append([]byte{msgChannelRequest}, ssh.Marshal(struct {
+		Channel uint32
+		Type    string
+		Reply   bool
+	}{channel, kind, false})...))
+}
+
+// Await receives until a message of that number comes, and returns it.
+func (r *Raw) Await(msg byte) []byte {
+	r.t.Helper()
+	for {
+		got, err := r.Receive()
+		if err != nil {
+			r.t.Fatalf("awaiting message %d: %v", msg, err)
+		}
+		if got[0] == msg {
+			return got
+		}
+	}
+}

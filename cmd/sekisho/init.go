@@ -262,7 +262,8 @@ func (in *initializer) tell(w io.Writer, p plan, keys []userKey, own string) {
 // thisHost is where others may find this machine.
 func thisHost() string {
 	var six netip.Addr
-	for _, a := range bastion.OwnAddrs() {
+	own, _ := bastion.OwnAddrs() // without any, the text says so
+	for _, a := range own {
 		switch {
 		case a.IsLoopback() || a.IsLinkLocalUnicast():
 		case a.Is4():

@@ -107,7 +107,8 @@ func (s *setup) readPolicy() (*authz.Policy, counts, strictyaml.Problems) {
 }
 
 func parsePolicy(content []byte, path string, networks []netip.Prefix, zones []string) (*authz.Policy, strictyaml.Problems) {
-	return authz.Parse(bytes.NewReader(content), path, authz.Options{Networks: networks, Zones: zones, Own: bastion.OwnAddrs()})
+	own, _ := bastion.OwnAddrs() // the server asks again, and does not start without an answer
+	return authz.Parse(bytes.NewReader(content), path, authz.Options{Networks: networks, Zones: zones, Own: own})
 }
 
 // openHosts opens the hosts file.
