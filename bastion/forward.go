@@ -333,7 +333,10 @@ func (f *Forwarder) decide(fw *forward, addr netip.Addr) authz.Decision {
 	if d.Host != "" {
 		fw.host = d.Host
 	}
-	fw.grant, fw.policy = d.Grant, d.Policy
+	fw.policy = d.Policy
+	if d.Effect == authz.Allow { // else what carried it so far is what its end tells
+		fw.grant = d.Grant
+	}
 	return d
 }
 

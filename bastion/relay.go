@@ -30,7 +30,7 @@ const (
 
 // flow is what is known of a forward's bytes while it runs.
 type flow struct {
-	up, down atomic.Uint64 // bytes taken by the target; by the client's channel
+	up, down atomic.Uint64 // bytes taken by the target's socket; by the client's channel
 	active   atomic.Int64  // when a byte last moved, or a direction ended: see clock; 0 before the relay
 	halves   atomic.Int32  // directions that have ended
 }
@@ -65,7 +65,8 @@ type relayed struct {
 	downEnded atomic.Bool // the target's bytes ended in order, before the client was told
 	downOver  chan struct{}
 
-	upWrite sync.Mutex // held while the target is written and the bytes counted
+	upWrite sync.Mutex  // held while the target is written and the bytes counted
+	upEnded atomic.Bool // the target was told that the client's bytes have ended
 
 	downCount sync.Mutex
 	counted   bool // the count of down is final; guarded by downCount
@@ -114,7 +115,7 @@ func (r *relayed) wait(cut context.Context) *endCause {
 		case <-r.client.Gone():
 			return r.flush(cut, up)
 		case <-cut.Done():
-			abort(r.target)
+			r.abort()
 			return causeOf(cut, &endCause{reasonClientGone, "the connection ended"})
 		}
 	}
@@ -149,14 +150,14 @@ func (r *relayed) flush(cut context.Context, up chan error) *endCause {
 				return targetCause(err)
 			}
 		case <-cut.Done():
-			abort(r.target)
+			r.abort()
 			return causeOf(cut, &endCause{reasonClientGone, "the connection ended"})
 		case now := <-look.C:
 			if t, u := r.flow.up.Load(), unacked(r.target); t != taken || u != unsent {
 				taken, unsent, moved = t, u, now
 			}
 			if now.Sub(moved) >= flushStall || now.Sub(began) >= flushMost {
-				abort(r.target)
+				r.abort()
 				return &endCause{reasonClientGone, "the client closed its end, and the target did not take all that it had sent"}
 			}
 		}
@@ -178,7 +179,7 @@ func targetCause(err error) *endCause {
 // finish closes both ends and waits for the counts to be final.
 func (r *relayed) finish(cause *endCause) *endCause {
 	if r.lost() {
-		abort(r.target) // the client's bytes broke off: that must not look like their end
+		r.abort() // the client's bytes broke off: that must not look like their end
 	}
 	r.target.Close()
 	r.upWrite.Lock() // a write that was under way has now returned and is counted
@@ -197,6 +198,22 @@ func (r *relayed) finish(cause *endCause) *endCause {
 	r.counted = true
 	r.downCount.Unlock()
 	return cause
+}
+
+// abort resets the target's connection. What the target has not taken by then
+// it never will, and is not counted.
+func (r *relayed) abort() {
+	if err := r.target.SetWriteDeadline(time.Unix(1, 0)); err != nil { // ends a write that is under way
+		r.target.Close() // so does this, but then nothing more can be asked
+	}
+	r.upWrite.Lock()
+	defer r.upWrite.Unlock()
+	n := unacked(r.target)
+	if n > 0 && r.upEnded.Load() {
+		n-- // the end itself
+	}
+	r.flow.up.Add(-uint64(n))
+	abort(r.target)
 }
 
 // lost reports whether the client's connection broke.
@@ -229,6 +246,7 @@ func (r *relayed) copyUp() {
 		}
 		if err != nil {
 			if !r.lost() { // which reads as an end, too
+				r.upEnded.Store(true)
 				closeWrite(r.target)
 			}
 			r.up <- nil

@@ -162,13 +162,23 @@ var limitCases = []limitCase{
 			}()
 		}
 		eventually(t, "both dials to be under way", func() bool { return b.count(audit.ForwardOpen) == 2 })
-		b.forwardRefused(t, c, host, "max_pending_dials_per_connection, 2")
+		third := make(chan error, 1) // waits for its turn
+		go func() {
+			_, err := c.open("appserver", host.port)
+			third <- err
+		}()
 		b.login(alice(t)).mustOpen("appserver", host.port).echoes()
+		select {
+		case err := <-third:
+			t.Errorf("a third dial did not wait: %v", err)
+		case <-time.After(time.Second):
+		}
 		for range 2 {
 			if err := receive(t, "the answer about the dead target", answers); err == nil {
 				t.Error("the dead target was reached")
 			}
 		}
+		receive(t, "the answer about the third", third)
 		c.mustOpen("appserver", host.port).echoes()
 	}},
 	{"dial_timeout", map[string]any{"dial_timeout": "1500ms"}, func(t *testing.T, b *bastion) {
