@@ -3,11 +3,22 @@
 package e2e
 
 import (
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"testing"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/knownhosts"
+
+	"sekisho/audit"
+	server "sekisho/bastion"
+	"sekisho/bastion/bastiontest"
 )
 
 // bulkSize is what is moved each way.
@@ -18,9 +29,9 @@ func bulkSize() int64 {
 	return 256 << 20
 }
 
-// The keys are renewed by the client every 16 MiB. The server renews them by
-// itself too, but only at the library's own thresholds, which no setting of
-// sekisho changes and which are far above what is moved here.
+// The keys are renewed by the client every 16 MiB; the server that people run
+// renews them at its library's own thresholds, which are far above what is
+// moved here. For both at once see the test below.
 func TestBulkIsTheSameAtTheOtherEndThroughManyRekeys(t *testing.T) {
 	size := bulkSize()
 	b := newBastion(t, setup{binary: staticBinary})
@@ -100,4 +111,59 @@ func TestBulkIsTheSameAtTheOtherEndThroughManyRekeys(t *testing.T) {
 		b.forwards(3)[2].check(t, want{grant: "dev-web", host: "appserver", port: host.port, address: appserverIP,
 			reasons: []string{"closed"}, bytes: &tapped{uint64(each), uint64(each)}})
 	})
+}
+
+// No setting changes when the server renews its keys, so this one runs in the
+// test.
+func TestBulkIsTheSameWhenBothSidesRenewTheirKeys(t *testing.T) {
+	size := bulkSize()
+	moved := make(chan string, 1)
+	port := bastiontest.Target(t, func(c *net.TCPConn) {
+		sum, _ := hashOf(io.LimitReader(c, size))
+		moved <- sum
+		io.CopyN(struct{ io.Writer }{c}, newPattern(7), size)
+	})
+	b := bastiontest.Start(t, bastiontest.Options{Config: func(c *server.Config) { c.RekeyThreshold = 16 << 20 }})
+
+	dir := t.TempDir()
+	block, err := ssh.MarshalPrivateKey(b.AliceKey, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	identity, known := filepath.Join(dir, "id"), filepath.Join(dir, "known_hosts")
+	if err := os.WriteFile(identity, pem.EncodeToMemory(block), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, known, knownhosts.Line([]string{b.Addr}, b.HostKey)+"\n")
+	host, sshPort, _ := net.SplitHostPort(b.Addr)
+	cmd := exec.Command("ssh", "-F", "none", "-v", "-p", sshPort, "-i", identity, "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes",
+		"-o", "UserKnownHostsFile="+known, "-o", "StrictHostKeyChecking=yes", "-o", "RekeyLimit=16M",
+		"-W", fmt.Sprintf("target:%d", port), "alice@"+host)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := start(t, cmd)
+	if _, err := io.CopyN(in, newPattern(6), size); err != nil {
+		t.Fatal(err)
+	}
+	if receive(t, "the hash", moved) != patternSum(6, size) {
+		t.Error("the target got other bytes")
+	}
+	if sum, n := hashOf(io.LimitReader(out, size)); n != size || sum != patternSum(7, size) {
+		t.Errorf("%d bytes came, want %d, or other ones", n, size)
+	}
+	in.Close()
+	client.wait(t)
+	if n := len(regexp.MustCompile(`SSH2_MSG_NEWKEYS sent`).FindAllString(client.err.String(), -1)); n < int(2*size>>25) {
+		t.Errorf("the keys were renewed %d times", n)
+	}
+	end := b.Book.Await(t, audit.ForwardClose, 1)
+	if end.BytesUp != uint64(size) || end.BytesDown != uint64(size) || end.Reason != "closed" {
+		t.Errorf("%s", end.AppendJSON(nil))
+	}
 }

@@ -3,7 +3,8 @@
 // Package e2e tests the sekisho command from outside: the binary that an
 // administrator runs, the stock clients that people type, and real peers as
 // private hosts (OpenSSH's sshd, MariaDB). Nothing of the product is imported
-// but package audit, to read the book as an auditor would.
+// but package audit, to read the book as an auditor would, and for one test
+// the server itself, since no setting does what that needs.
 //
 //	ssh, scp, rsync, nc, curl, mariadb          a raw x/crypto/ssh client
 //	          │                                           │

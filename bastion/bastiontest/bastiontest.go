@@ -69,6 +69,7 @@ type Bastion struct {
 	Lines   *Lines
 
 	Alice, Bob ssh.Signer
+	AliceKey   ed25519.PrivateKey // the key of Alice
 
 	t    testing.TB
 	opts Options
@@ -86,7 +87,8 @@ grants:
 // Start runs a server until the test ends.
 func Start(t testing.TB, opts Options) *Bastion {
 	t.Helper()
-	b := &Bastion{t: t, opts: opts, Alice: Key(t), Bob: Key(t), Lines: new(Lines)}
+	b := &Bastion{t: t, opts: opts, Bob: Key(t), Lines: new(Lines)}
+	b.Alice, b.AliceKey = newKey(t)
 	host := Key(t)
 	b.HostKey = host.PublicKey()
 	if opts.Recorder == nil {
@@ -167,6 +169,12 @@ func (b *Bastion) Parse(policy string) *authz.Policy {
 // Key makes an ed25519 key.
 func Key(t testing.TB) ssh.Signer {
 	t.Helper()
+	signer, _ := newKey(t)
+	return signer
+}
+
+func newKey(t testing.TB) (ssh.Signer, ed25519.PrivateKey) {
+	t.Helper()
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -175,7 +183,7 @@ func Key(t testing.TB) ssh.Signer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return signer
+	return signer, private
 }
 
 // Line is the authorized_keys line of a key.
