@@ -2,6 +2,10 @@ package bastion
 
 import "time"
 
+// MostAuthTries is the highest MaxAuthTries: x/crypto/ssh ends a connection
+// after 128 requests to log in, whatever becomes of them.
+const MostAuthTries = 100
+
 // Limits bound what clients may hold and how long anything is waited for.
 // Counts and durations of zero are not "unlimited" but zero, except where a
 // field says that zero is off: start from DefaultLimits.

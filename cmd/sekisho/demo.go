@@ -44,7 +44,9 @@ it is interrupted.`,
 
 // demo runs what init makes and serve serves, around a page of its own.
 func demo(ctx context.Context, std stdio, keep, raw bool) error {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP) // the terminal is closed: the folder is to be removed then, too
+	// The terminal is closed, or what the output is piped into has ended: the
+	// folder is to be removed then, too.
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP, syscall.SIGPIPE)
 	defer stop()
 	dir, err := os.MkdirTemp("", "sekisho-demo-")
 	if err != nil {
@@ -74,7 +76,7 @@ func demo(ctx context.Context, std stdio, keep, raw bool) error {
 	if problems.Err() != nil {
 		return &badFiles{problems}
 	}
-	log, err := newLog(std.err, "warning", "text")
+	log, err := newLog(std.err, "error", "text") // the records tell the rest
 	if err != nil {
 		return err
 	}

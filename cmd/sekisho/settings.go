@@ -132,7 +132,7 @@ var settings = slices.Concat([]setting{
 	{"audit.progress", plain, func(n *strictyaml.Node, s *Settings) { n.Duration(&s.Audit.Progress) }},
 	{"audit.on_failure", text, func(n *strictyaml.Node, s *Settings) { n.OneOf(&s.Audit.OnFailure, "keep", "close") }},
 	wait("login_grace", func(l *bastion.Limits) *time.Duration { return &l.LoginGrace }),
-	count("max_auth_tries", func(l *bastion.Limits) *int { return &l.MaxAuthTries }),
+	atMost("max_auth_tries", bastion.MostAuthTries, func(l *bastion.Limits) *int { return &l.MaxAuthTries }),
 	count("max_startups", func(l *bastion.Limits) *int { return &l.MaxStartups }),
 	count("max_startups_per_source", func(l *bastion.Limits) *int { return &l.MaxStartupsPerSource }),
 	count("max_connections", func(l *bastion.Limits) *int { return &l.MaxConnections }),
@@ -151,7 +151,11 @@ var settings = slices.Concat([]setting{
 }, reservedSettings)
 
 func count(name string, field func(*bastion.Limits) *int) setting {
-	return setting{"limits." + name, plain, func(n *strictyaml.Node, s *Settings) { n.Int(field(&s.Limits), 1, math.MaxInt) }}
+	return atMost(name, math.MaxInt, field)
+}
+
+func atMost(name string, most int, field func(*bastion.Limits) *int) setting {
+	return setting{"limits." + name, plain, func(n *strictyaml.Node, s *Settings) { n.Int(field(&s.Limits), 1, most) }}
 }
 
 func wait(name string, field func(*bastion.Limits) *time.Duration) setting {

@@ -117,6 +117,7 @@ func TestSettingsProblems(t *testing.T) {
 		{"size too small", "audit: {segment_size: 0}", "3:23: a segment of 0 bytes is too small; write at least 64KiB"},
 		{"segments without an age", "audit: {segment_age: 0s}", "3:22: a time of 0s leaves no time at all"},
 		{"other word", "audit: {on_failure: stop}", "3:21: on_failure wants one of keep, close"},
+		{"more tries than the library takes", "limits: {max_auth_tries: 128}", "3:26: max_auth_tries wants a whole number from 1 to 100, not 128"},
 		{"limit of none", "limits: {max_forwards: 0}", "3:24: max_forwards wants a whole number of at least 1, not 0"},
 		{"negative limit", "limits: {max_startups: -5}", "3:24: max_startups wants a whole number of at least 1, not -5"},
 		{"number in quotes", `limits: {max_startups: "5"}`, "write it without quotes"},
