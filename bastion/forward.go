@@ -23,6 +23,7 @@ import (
 type Principal struct {
 	User     string // the user of the policy
 	Key      string // fingerprint of the key whose signature proved it
+	Touch    bool   // the signature shows that somebody touched the key
 	Login    string // the user name that the client sent; decides nothing
 	Entrance string // "ssh"
 	Conn     string // id of the connection that carries the forward
@@ -84,6 +85,7 @@ const (
 	reasonUnreachable   = "unreachable"
 	reasonDialFailed    = "dial_failed"
 	reasonInternal      = "internal_error"
+	reasonDuration      = "duration"      // limits.duration of the grant
 	reasonGrantChanged  = "grant_changed" // forward.progress: another grant carries it now
 )
 
@@ -116,6 +118,7 @@ type Forwarder struct {
 	// Otherwise only new forwards are refused.
 	closeOnLogFailure bool
 	log               logrus.FieldLogger
+	now               func() time.Time // for the policy's conditions
 
 	live    live
 	writing atomic.Int64 // records that are still to be written
@@ -151,10 +154,12 @@ type forward struct {
 	mu       sync.Mutex // guards what follows, which a later judgement may change
 	grant    string
 	policy   string
-	told     string // the grant of the last record
-	opened   bool   // forward.open is, or may be, in the log
-	ended    bool   // so is the end, or it is about to be
-	progress int64  // when the last progress record was written: see clock
+	limits   authz.Limits // of the grant
+	edge     time.Time    // when time alone may change the decision; zero: never
+	told     string       // the grant of the last record
+	opened   bool         // forward.open is, or may be, in the log
+	ended    bool         // so is the end, or it is about to be
+	progress int64        // when the last progress record was written: see clock
 
 	// address is what is about to be dialled, or was. It is set before the
 	// last decision on it, so that a change of policy at any moment is met
@@ -302,7 +307,7 @@ func (f *Forwarder) judge(ctx context.Context, fw *forward) ([]netip.AddrPort, *
 	var allowed []netip.AddrPort
 	var first authz.Decision // on the first address refused: its reason is the forward's if all are
 	for _, addr := range addrs {
-		a := f.authorizer.Decide(fw.request(addr))
+		a := f.authorizer.Decide(fw.request(addr, f.now()))
 		if a.Effect == authz.Allow {
 			allowed = append(allowed, netip.AddrPortFrom(addr, uint16(fw.ask.Target.Port)))
 			continue
@@ -329,13 +334,13 @@ func (f *Forwarder) judge(ctx context.Context, fw *forward) ([]netip.AddrPort, *
 func (f *Forwarder) decide(fw *forward, addr netip.Addr) authz.Decision {
 	fw.mu.Lock()
 	defer fw.mu.Unlock()
-	d := f.authorizer.Decide(fw.request(addr))
+	d := f.authorizer.Decide(fw.request(addr, f.now()))
 	if d.Host != "" {
 		fw.host = d.Host
 	}
 	fw.policy = d.Policy
 	if d.Effect == authz.Allow { // else what carried it so far is what its end tells
-		fw.grant = d.Grant
+		fw.grant, fw.limits, fw.edge = d.Grant, d.Limits, d.Next
 	}
 	return d
 }
@@ -404,6 +409,13 @@ func (f *Forwarder) connect(ctx context.Context, fw *forward, addrs []netip.Addr
 			}
 			f.end(fw, audit.ForwardFail, decided(d))
 			return nil, &Refusal{ByPolicy, fw.sentence(f.mayNot(fw, d.Reason))}
+		}
+		if cause := f.live.carriedBy(fw); cause != nil {
+			if i == 0 {
+				return nil, f.turnAway(fw, cause)
+			}
+			f.end(fw, audit.ForwardFail, cause)
+			return nil, &Refusal{ByResource, fw.sentence("too many forwards at once: " + cause.detail)}
 		}
 		if refusal := f.recordDial(ctx, fw, i == 0, failed); refusal != nil {
 			return nil, refusal
@@ -602,10 +614,11 @@ func (e *endCause) byClient() bool {
 }
 
 // request is the question about fw's target at addr.
-func (fw *forward) request(addr netip.Addr) authz.Request {
+func (fw *forward) request(addr netip.Addr, now time.Time) authz.Request {
+	p := fw.principal
 	return authz.Request{
-		User: fw.principal.User, Key: fw.principal.Key,
-		Host: fw.ask.Target.Host, Port: fw.ask.Target.Port, Addr: addr,
+		User: p.User, Key: p.Key, Touch: p.Touch, Source: p.Source.Addr(), Time: now,
+		Host: fw.ask.Target.Host, Port: fw.ask.Target.Port, Addr: addr, Running: fw.relaying(),
 	}
 }
 
