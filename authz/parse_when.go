@@ -181,6 +181,7 @@ const hoursHint = `write hours such as "Mon-Fri 09:00-19:00" or "22:00-06:00 Eur
 var (
 	aroundDash  = regexp.MustCompile(`\s*[-–—]\s*`)
 	aroundComma = regexp.MustCompile(`\s*,\s*`)
+	withSeconds = regexp.MustCompile(`[0-9]:[0-9]+:`)
 	clockForm   = regexp.MustCompile(`[0-9]:[0-9]`)
 	timeForm    = regexp.MustCompile(`^([0-9]{1,2})(?:[:.h]([0-9]{2}))?$`)
 )
@@ -202,6 +203,9 @@ func parseWindow(s string, zone *time.Location, load func(string) *time.Location
 			}
 		}
 		return w, quote(s) + " are not hours", hoursHint
+	}
+	if withSeconds.MatchString(s) {
+		return w, quote(s) + " has seconds, and hours are told in minutes", hoursHint
 	}
 	if len(clockForm.FindAllString(s, 3)) > 2 {
 		return w, quote(s) + " has more than one span of time", "write each as an entry of its own"

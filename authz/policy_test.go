@@ -26,6 +26,8 @@ func testKey(n int) ssh.PublicKey {
 	return key
 }
 
+func fingerprint(n int) string { return ssh.FingerprintSHA256(testKey(n)) }
+
 func keyLine(key ssh.PublicKey) string {
 	return strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(key)), "\n")
 }

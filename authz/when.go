@@ -291,6 +291,11 @@ func (h *hours) contain(sec int64) bool {
 // next returns the earliest instant after a second at which contain gives
 // another answer. Where that is far off, it may be an earlier one.
 func (h *hours) next(sec int64) time.Time {
+	for i := range h.zones {
+		if h.zones[i].always() {
+			return time.Time{}
+		}
+	}
 	now := h.contain(sec)
 	for tries := 0; ; tries++ {
 		edge, any := int64(0), false
@@ -320,6 +325,8 @@ func (z *zoneHours) contain(sec int64) bool {
 	return false
 }
 
+func (z *zoneHours) always() bool { return z.spans[0] == span{0, weekSeconds} }
+
 // weekSecond returns the second of the week, from Monday, that a clock shows.
 func weekSecond(wall int64) int32 {
 	s := (wall + 3*daySeconds) % weekSeconds // 1 January 1970 was a Thursday
@@ -329,43 +336,34 @@ func weekSecond(wall int64) int32 {
 	return int32(s)
 }
 
-// edge returns the first second after sec at which contain gives another
-// answer, if there is any.
+// edge returns the next second after sec at which contain may give another
+// answer, if there is any: where spans begin or end, or the clocks are set.
 func (z *zoneHours) edge(sec int64) (int64, bool) {
-	if len(z.spans) == 0 || z.spans[0] == (span{0, weekSeconds}) {
+	if z.always() {
 		return 0, false
 	}
-	for tries := 0; ; tries++ {
-		t := time.Unix(sec, 0).In(z.zone)
-		_, offset := t.Zone()
-		_, change := t.ZoneBounds()
-		edge := sec + int64(z.lasts(weekSecond(sec+int64(offset))))
-		if change.IsZero() || edge < change.Unix() {
-			return edge, true
-		}
-		sec = change.Unix() // the clocks are set first
-		if tries == 50 || z.contain(sec) != z.contain(sec-1) {
-			return sec, true
-		}
+	t := time.Unix(sec, 0).In(z.zone)
+	_, offset := t.Zone()
+	_, change := t.ZoneBounds()
+	edge := sec + int64(z.lasts(weekSecond(sec+int64(offset))))
+	if !change.IsZero() && change.Unix() < edge {
+		edge = change.Unix()
 	}
+	return edge, true
 }
 
 // lasts returns how many seconds it is, on a clock that nobody sets, until
 // spans begin or end.
 func (z *zoneHours) lasts(s int32) int32 {
-	first := z.spans[0]
 	for _, sp := range z.spans {
 		switch {
 		case s < sp.low:
 			return sp.low - s
-		case s >= sp.high:
-		case sp.high == weekSeconds && first.low == 0:
-			return weekSeconds + first.high - s
-		default:
+		case s < sp.high:
 			return sp.high - s
 		}
 	}
-	return weekSeconds + first.low - s
+	return weekSeconds + z.spans[0].low - s
 }
 
 // String returns the hours about as they are written, each with its zone or
