@@ -1,9 +1,11 @@
 package authz
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -376,6 +378,34 @@ func checkExplanation(t *testing.T, p *Policy, r Request) {
 	}
 	if d.Reason != want || d.Grant != grant {
 		t.Fatalf("%+v\ndecided   %s by %q\nexplained %s by %q\n%+v", r, d.Reason, d.Grant, want, grant, e)
+	}
+}
+
+func TestExplanationsReadWell(t *testing.T) {
+	p := mustParse(t, whenPolicy, testOptions)
+	e := p.Explain(Request{User: "bob", Key: AnyKey, Host: "keep", Port: 22, Addr: netip.MustParseAddr("10.0.5.5"), Source: netip.MustParseAddr("203.0.113.5"), Time: at("2027-01-16 12:30")})
+	e.Grants = slices.DeleteFunc(e.Grants, func(g GrantStep) bool { return !g.Fits && g.Grant != "net" })
+	e.Decision.Policy = ""
+	got, err := json.MarshalIndent(e, "", " ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile("testdata/explanation.json")
+	if *update {
+		err = os.WriteFile("testdata/explanation.json", append(got, '\n'), 0o666)
+	} else if string(got)+"\n" != string(want) {
+		t.Errorf("got:\n%s", got)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	for _, r := range []Request{{}, {User: "bob"}, {User: "bob", Key: AnyKey, Host: "a b", Port: 22}, {User: "bob", Key: AnyKey, Host: "free"}} {
+		if e := p.Explain(r); e.Decision != p.Decide(r) || len(e.Grants) > 0 {
+			t.Errorf("%+v", e)
+		}
+		if e := (*Policy)(nil).Explain(r); e.Decision.Reason != UnknownUser {
+			t.Errorf("no policy: %+v", e)
+		}
 	}
 }
 
