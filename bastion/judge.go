@@ -127,12 +127,17 @@ func (f *Forwarder) mayNot(fw *forward, reason authz.Reason) string {
 // decided is the cause of a forward that a decision refuses.
 func decided(d authz.Decision) *endCause { return &endCause{string(d.Reason), d.Detail} }
 
-// request is the question about fw's target at addr.
+// request is the question about fw's target at addr. Once the forward runs,
+// fw.mu must be held.
 func (fw *forward) request(addr netip.Addr, now time.Time) authz.Request {
 	p := fw.principal
+	running, grant := fw.relaying(), ""
+	if running {
+		grant = fw.grant // fw.mu is held
+	}
 	return authz.Request{
 		User: p.User, Key: p.Key, Touch: p.Touch, Source: p.Source.Addr(), Time: now,
-		Host: fw.ask.Target.Host, Port: fw.ask.Target.Port, Addr: addr, Running: fw.relaying(),
+		Host: fw.ask.Target.Host, Port: fw.ask.Target.Port, Addr: addr, Running: running, Grant: grant,
 	}
 }
 
