@@ -1,6 +1,9 @@
 package authz
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // An Effect is what a decision comes to. Its zero value denies.
 type Effect uint8
@@ -17,6 +20,9 @@ func (e Effect) String() string {
 	return "deny"
 }
 
+// MarshalText makes the effect a word in JSON.
+func (e Effect) MarshalText() ([]byte, error) { return []byte(e.String()), nil }
+
 // A Reason is the code of why a decision fell as it did.
 type Reason string
 
@@ -32,6 +38,15 @@ const (
 	BadHost Reason = "bad_host" // the host is not in normal form
 	BadPort Reason = "bad_port" // port 0 or above 65535
 	NoGrant Reason = "no_grant" // no grant of the user names the target
+
+	// On what conditions: a grant would allow, but for the first of these, of
+	// the user or of itself, that does not hold.
+	NotFrom      Reason = "not_from"      // the client is at no address of from
+	Excepted     Reason = "excepted"      // the client is at an address of except
+	NotYet       Reason = "not_yet"       // before after
+	Expired      Reason = "expired"       // past until
+	OutsideHours Reason = "outside_hours" // in none of hours
+	NeedsTouch   Reason = "needs_touch"   // the signature shows no touch of the key
 
 	// Where: why the fence, or the target's within, refuses an address.
 	OutsideNetworks Reason = "outside_networks"
@@ -56,40 +71,72 @@ const AnyKey = "*"
 // client sent them; then, for each address that the host resolved to, with
 // Addr set. Only the second answer is permission to dial, and only that
 // address. The zero Request is denied.
+//
+// What the caller does not know stays zero, and fails every condition that is
+// about it.
 type Request struct {
 	User string // the principal, proven by signature
 	Key  string // fingerprint of the key that proved it, "SHA256:…", or AnyKey
 	Host string // as asked, not yet in normal form
 	Port uint32 // as asked
 	Addr netip.Addr
+
+	Source netip.Addr // of the client, as the server itself sees it
+	Time   time.Time  // now
+	Touch  bool       // the signature shows that its owner touched the key, at this login
+
+	// Running says that the forward was allowed once and runs: the hours of
+	// a grant with at_end: keep no longer count. Everything else does. Set it
+	// for no other forward, as it opens one outside the hours.
+	Running bool
+
+	// Grant, while Running, is the name of the grant that carries the
+	// forward, as Decision.Grant told it last: only its hours no longer
+	// count. Where it is empty those of no grant with at_end: keep do, and
+	// the forward may go over to one at whose hours it was never allowed.
+	Grant string
 }
 
 // A Decision is the answer to a Request. The zero Decision denies.
 type Decision struct {
-	Effect Effect
-	Reason Reason
-	Detail string // a sentence for the administrator; may name what the user may not know
+	Effect Effect `json:"effect"`
+	Reason Reason `json:"reason"`
+	Detail string `json:"detail,omitempty"` // a sentence for the administrator; may name what the user may not know
 
 	// Grant is the name of the first grant in file order that allows. In the
 	// answer to a first question it is the first that may turn out to.
-	Grant string
+	Grant string `json:"grant,omitempty"`
+
+	// Limits are those of the grant.
+	Limits Limits `json:"limits,omitzero"`
+
+	// Next is the earliest instant after the request's Time at which Effect,
+	// Reason, Grant or Limits could be others for no cause but time, whether
+	// they allow or deny. It is zero if there is none.
+	Next time.Time `json:"next,omitzero"`
 
 	// Policy is the hash of the policy that decided.
-	Policy string
+	Policy string `json:"policy,omitempty"`
 
 	// Host is the request's host in normal form, and Literal its address
 	// where it is an IP literal. Both are zero for BadHost, and where the
 	// user or key already was refused.
-	Host    string
-	Literal netip.Addr
+	Host    string     `json:"host,omitempty"`
+	Literal netip.Addr `json:"literal,omitzero"`
 
 	// DNS reports whether DNS may be asked for Host. It is false for
 	// literals, for single-label names, for names that are neither named by a
 	// grant of the user nor inside the DNS zones, and whenever Effect is Deny.
-	DNS bool
+	DNS bool `json:"dns"`
 
 	// Named reports whether a grant of the user names Host itself, on
-	// whatever port, rather than only a network that it might lie in: such a
-	// user may be told that the name does not resolve.
-	Named bool
+	// whatever port and conditions, rather than only a network that it might
+	// lie in: such a user may be told that the name does not resolve.
+	Named bool `json:"named"`
+}
+
+// Limits bound each forward, or the forwards, of a grant. Zero is no limit.
+type Limits struct {
+	Duration time.Duration `json:"duration,omitempty"` // of a forward; in JSON in nanoseconds
+	Forwards int           `json:"forwards,omitempty"` // of a user at a time
 }

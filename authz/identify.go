@@ -2,6 +2,8 @@ package authz
 
 import (
 	"fmt"
+	"net/netip"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -53,4 +55,23 @@ func (p *Policy) Holds(user, fingerprint string) Reason {
 		return KeyRemoved
 	}
 	return ""
+}
+
+// HoldsNow is Holds that also judges the user's own conditions, except for
+// require: it returns why somebody may not, or no longer, be logged in. The
+// reason is "" if he may. Next is the earliest instant after at when the
+// reason could be another for no cause but time; zero: never.
+func (p *Policy) HoldsNow(user, key string, source netip.Addr, at time.Time) (reason Reason, detail string, next time.Time) {
+	switch reason = p.Holds(user, key); reason {
+	case UnknownUser:
+		return reason, "the policy has no user " + quote(user), time.Time{}
+	case KeyRemoved:
+		return reason, fmt.Sprintf("%s has no key %s", user, quote(key)), time.Time{}
+	}
+	r := Request{Source: source, Time: at, Touch: true}
+	u := p.user(user)
+	if k := u.cond.failing(&r, false); k != numConditions {
+		reason, detail = conditionReasons[k], u.cond.sentence(k, u.name, true, &r)
+	}
+	return reason, detail, u.cond.next(&r, false)
 }

@@ -49,6 +49,7 @@ func Parse(r io.Reader, filename string, opts Options) (*Policy, strictyaml.Prob
 		},
 		groups:     map[string]int32{},
 		targetSeen: map[string]*declared{},
+		zonesSeen:  map[string]*time.Location{},
 	}
 	ps.parse(root)
 	problems = root.Problems()
@@ -77,7 +78,8 @@ type parser struct {
 	userNames   []string
 	targetSeen  map[string]*declared
 	targetNames []string
-	hints       int // how many have been looked for
+	zonesSeen   map[string]*time.Location // nil for those that are not known
+	hints       int                       // how many have been looked for
 }
 
 // declared is a target with its place.
@@ -92,9 +94,7 @@ type declared struct {
 // a condition would grant more than was written.
 var (
 	laterInFile   = []string{"authorities", "roles"}
-	laterInUser   = []string{"when"}
 	laterInTarget = []string{"follow_dns"}
-	laterInGrant  = []string{"when", "at_end", "require", "limits"}
 )
 
 func unsupportedKeys(m strictyaml.Map, keys []string) {
@@ -168,8 +168,7 @@ func (ps *parser) parseUsers(items []*strictyaml.Node) {
 	folded := map[string]*strictyaml.Node{}
 	keys := map[string]*strictyaml.Node{}
 	for _, item := range items {
-		m := item.Map(slices.Concat([]string{"name", "groups", "keys"}, laterInUser)...)
-		unsupportedKeys(m, laterInUser)
+		m := item.Map("name", "groups", "keys", "when", "require")
 		u := &user{id: int32(len(ps.userNames))}
 		named := false
 		n := m.Require("name")
@@ -202,6 +201,7 @@ func (ps *parser) parseUsers(items []*strictyaml.Node) {
 			u.groups = append(u.groups, group)
 			u.groupIDs = append(u.groupIDs, id)
 		}
+		u.cond = ps.parseConditions(m.Get("when"), m.Get("require"))
 		list := m.Get("keys")
 		for _, k := range list.Items() {
 			ps.parseUserKey(k, u, keys)
@@ -389,8 +389,7 @@ func (ps *parser) isShut(t *target) bool {
 func (ps *parser) parseGrants(items []*strictyaml.Node) {
 	seen := map[string]int{}
 	for _, item := range items {
-		m := item.Map(slices.Concat([]string{"name", "groups", "users", "to"}, laterInGrant)...)
-		unsupportedKeys(m, laterInGrant)
+		m := item.Map("name", "groups", "users", "to", "when", "at_end", "require", "limits")
 		g := &grant{}
 		n := m.Require("name")
 		if s, ok := name(n, "grant"); ok {
@@ -448,6 +447,8 @@ func (ps *parser) parseGrants(items []*strictyaml.Node) {
 				g.targets = append(g.targets, d.target)
 			}
 		}
+		g.cond = ps.parseConditions(m.Get("when"), m.Get("require"))
+		ps.parseGrantEnds(m.Get("at_end"), m.Get("limits"), g)
 		slices.Sort(g.users)
 		slices.Sort(g.groups)
 		g.users, g.groups = slices.Compact(g.users), slices.Compact(g.groups)

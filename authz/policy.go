@@ -32,6 +32,7 @@ type user struct {
 	groups   []string
 	groupIDs []int32
 	subjects []*subject // himself, and his groups
+	cond     *conditions
 }
 
 // A subject is a user or a group as far as grants name it.
@@ -48,6 +49,9 @@ type grant struct {
 	groups  []int32 // sorted
 	targets []*target
 	ports   portSet // of its targets that have networks or addresses
+	cond    *conditions
+	keep    bool // at_end: keep
+	limits  Limits
 }
 
 // covers reports whether the grant is given to the user.
@@ -120,71 +124,111 @@ func (p *Policy) Decide(r Request) Decision {
 		d.Reason, d.Detail = BadPort, fmt.Sprintf("the port %d is not between 1 and 65535", r.Port)
 		return d
 	}
-	q := query{addr: literal, port: uint16(r.Port)}
+	q := query{Request: r, addr: literal, port: uint16(r.Port)}
 	if !literal.IsValid() {
 		q.name = host
 	}
-	if r.Addr != (netip.Addr{}) {
-		p.second(u, &q, r.Addr, &d)
-	} else {
-		p.first(u, &q, &d)
+	f := p.find(u, &q, &d)
+	d.Named = f.named
+	if d.Reason == "" {
+		p.conclude(u, &q, f, &d)
 	}
 	return d
 }
 
-// first answers on host and port alone.
-func (p *Policy) first(u *user, q *query, d *Decision) {
-	f := p.find(u, q)
-	d.Named = f.named
-	if q.name != "" {
-		// The address is not known yet; it may lie in a network of a grant.
-		for _, s := range u.subjects {
-			if !s.ports.contains(q.port) {
-				continue
-			}
-			for _, g := range s.nets {
-				if g >= f.grant {
-					break
-				}
-				if p.grants[g].ports.contains(q.port) {
-					f.grant = g
-					break
-				}
-			}
+// find looks for the grants that answer a query. It sets the reason where no
+// grant could change the answer.
+func (p *Policy) find(u *user, q *query, d *Decision) found {
+	if q.Addr == (netip.Addr{}) {
+		// First question: on host and port alone.
+		f := p.search(u, q)
+		if q.open() {
+			p.searchNetworks(u, q, &f)
 		}
+		return f
 	}
-	if f.grant == none {
-		p.noGrant(u, q, f, d)
+	// Second question: for an address that would be dialled.
+	addr := q.Addr.WithZone("").Unmap()
+	if q.name == "" && addr != q.addr {
+		d.Reason = NoGrant
+		d.Detail = fmt.Sprintf("%s is not the address that was asked for, %s", quote(q.Addr.String()), q.addr)
+		return found{}
+	}
+	q.addr, q.second = addr, true
+	f := p.search(u, q)
+	if class := p.fence.check(q.Addr); class != "" {
+		d.Reason, d.Detail = class, classSentence(q.Addr, class)
+	}
+	return f
+}
+
+// conclude makes the answer of what was found. The conditions of the user
+// come before those of a grant, and both only where a grant would allow.
+func (p *Policy) conclude(u *user, q *query, f found, d *Decision) {
+	if f.grant == none && f.blocked == none {
+		if f.outside == none {
+			p.noGrant(u, q, f, d)
+			return
+		}
+		g, t := p.grants[f.outside], f.target
+		d.Reason = OutsideWithin
+		d.Detail = fmt.Sprintf("%s is outside within of target %q in grant %q", q.Addr, t.name, g.name)
 		return
 	}
-	d.Effect, d.Reason, d.Grant = Allow, Granted, p.grants[f.grant].name
+	d.Next = u.cond.next(&q.Request, false)
+	if k := u.cond.failing(&q.Request, false); k != numConditions {
+		d.Reason, d.Detail = conditionReasons[k], u.cond.sentence(k, u.name, true, &q.Request)
+		return // whatever the grants say at another time, to him it is the same
+	}
+	if f.conditional > 0 {
+		d.Next = earlier(d.Next, p.nextOf(u, q, f))
+	}
+	if f.grant == none {
+		g := p.grants[f.blocked]
+		k := g.failing(&q.Request)
+		d.Reason, d.Detail = conditionReasons[k], g.cond.sentence(k, fmt.Sprintf("grant %q", g.name), false, &q.Request)
+		return
+	}
+	g := p.grants[f.grant]
+	d.Effect, d.Reason, d.Grant, d.Limits = Allow, Granted, g.name, g.limits
 	d.DNS = q.name != "" && strings.IndexByte(q.name, '.') >= 0 && (f.named || p.inZone(q.name))
 }
 
-// second answers for an address that would be dialled.
-func (p *Policy) second(u *user, q *query, addr netip.Addr, d *Decision) {
-	if q.name == "" && addr.WithZone("").Unmap() != q.addr {
-		d.Reason = NoGrant
-		d.Detail = fmt.Sprintf("%s is not the address that was asked for, %s", quote(addr.String()), q.addr)
-		return
+// nextOf returns when the conditions of the grants that were found, up to the
+// last one that matters, next change what they say.
+func (p *Policy) nextOf(u *user, q *query, f found) (next time.Time) {
+	look := func(id int32) {
+		if g := p.grants[id]; id <= f.grant && g.cond != nil {
+			next = earlier(next, g.cond.next(&q.Request, g.free(&q.Request)))
+		}
 	}
-	class := p.fence.check(addr)
-	q.addr, q.second = addr.WithZone("").Unmap(), true
-	f := p.find(u, q)
-	d.Named = f.named
-	switch {
-	case class != "":
-		d.Reason, d.Detail = class, classSentence(addr, class)
-	case f.grant != none:
-		d.Effect, d.Reason, d.Grant = Allow, Granted, p.grants[f.grant].name
-		d.DNS = q.name != "" && strings.IndexByte(q.name, '.') >= 0 && (f.named || p.inZone(q.name))
-	case f.outside != none:
-		g, t := p.grants[f.outside], f.target
-		d.Reason = OutsideWithin
-		d.Detail = fmt.Sprintf("%s is outside within of target %q in grant %q", addr, t.name, g.name)
-	default:
-		p.noGrant(u, q, f, d)
+	if f.conditional <= len(f.some) {
+		for _, id := range f.some[:f.conditional] {
+			look(id)
+		}
+		return next
 	}
+	for _, s := range u.subjects {
+		for _, id := range s.grants {
+			if id > f.grant {
+				break
+			}
+			if g := p.grants[id]; g.cond != nil && g.fits(q) {
+				look(id)
+			}
+		}
+	}
+	return next
+}
+
+// fits reports whether the grant would allow but for its conditions.
+func (g *grant) fits(q *query) bool {
+	for _, t := range g.targets {
+		if _, _, inside := t.judge(q); inside {
+			return true
+		}
+	}
+	return q.open() && g.ports.contains(q.port)
 }
 
 func (p *Policy) noGrant(u *user, q *query, f found, d *Decision) {
@@ -215,15 +259,19 @@ const none = int32(1<<31 - 1)
 // found is what the grants of a user say to a query.
 type found struct {
 	grant   int32 // the first that allows
+	blocked int32 // the first that would but for its conditions
 	outside int32 // the first that would but for within of target
 	target  *target
 	named   bool // some grant names the host, on whatever port
+
+	some        [8]int32 // the first few that have conditions and would allow but for them
+	conditional int      // how many there are; some perhaps counted twice, or later than grant
 }
 
-// find looks for the first grant in file order: through the grants of the
+// search looks for the first grant in file order: through the grants of the
 // user, or through the targets that have the host, whichever are fewer.
-func (p *Policy) find(u *user, q *query) found {
-	f := found{grant: none, outside: none}
+func (p *Policy) search(u *user, q *query) found {
+	f := found{grant: none, blocked: none, outside: none}
 	byGrants, byTargets := 0, 0
 	for _, s := range u.subjects {
 		byGrants += s.cost
@@ -238,32 +286,81 @@ func (p *Policy) find(u *user, q *query) found {
 					break // nothing more to learn
 				}
 				for _, t := range p.grants[g].targets {
-					f.add(g, t, q)
+					if named, fits, inside := t.judge(q); named || fits {
+						f.named = f.named || named
+						f.add(p, g, t, q, fits, inside)
+					}
 				}
 			}
 		}
 		return f
 	}
 	p.index.visit(q, func(t *target) {
+		named, fits, inside := t.judge(q)
+		if !named && !fits {
+			return
+		}
 		for _, g := range t.grants {
 			if p.grants[g].covers(u) {
-				f.add(g, t, q)
-				break // a later one cannot be the first
+				f.named = f.named || named
+				if !f.add(p, g, t, q, fits, inside) {
+					break // a later one cannot be the first
+				}
 			}
 		}
 	})
 	return f
 }
 
-// add takes note of what the target says, reached by the grant.
-func (f *found) add(g int32, t *target, q *query) {
-	named, fits, inside := t.judge(q)
-	f.named = f.named || named
+// searchNetworks looks for the grants in whose networks the address of a name
+// may turn out to lie.
+func (p *Policy) searchNetworks(u *user, q *query, f *found) {
+	for _, s := range u.subjects {
+		if !s.ports.contains(q.port) {
+			continue
+		}
+		for _, g := range s.nets {
+			if g >= f.grant {
+				break
+			}
+			if p.grants[g].ports.contains(q.port) && !f.allow(p, g, q) {
+				break
+			}
+		}
+	}
+}
+
+// add takes note of what the target says, reached by the grant. It reports
+// whether a later grant to the same target could say more.
+func (f *found) add(p *Policy, g int32, t *target, q *query, fits, inside bool) (more bool) {
 	if inside {
-		f.grant = min(f.grant, g)
-	} else if fits && g < f.outside {
+		return f.allow(p, g, q)
+	}
+	if fits && g < f.outside {
 		f.outside, f.target = g, t
 	}
+	return false
+}
+
+// allow takes note of a grant that allows if its conditions hold. It reports
+// whether they do not, and so a later grant may be the first.
+func (f *found) allow(p *Policy, id int32, q *query) (more bool) {
+	if id > f.grant {
+		return false
+	}
+	g := p.grants[id]
+	if g.cond != nil {
+		if f.conditional < len(f.some) {
+			f.some[f.conditional] = id
+		}
+		f.conditional++
+		if g.failing(&q.Request) != numConditions {
+			f.blocked = min(f.blocked, id)
+			return true
+		}
+	}
+	f.grant = min(f.grant, id)
+	return false
 }
 
 // An index finds the targets that have a host or an address.

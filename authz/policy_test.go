@@ -26,6 +26,8 @@ func testKey(n int) ssh.PublicKey {
 	return key
 }
 
+func fingerprint(n int) string { return ssh.FingerprintSHA256(testKey(n)) }
+
 func keyLine(key ssh.PublicKey) string {
 	return strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(key)), "\n")
 }
@@ -36,6 +38,11 @@ func fill(text string) string {
 		text = strings.ReplaceAll(text, fmt.Sprintf("KEY%d", n), keyLine(testKey(n)))
 	}
 	return text
+}
+
+// ask5 is a request of a client in no special circumstances.
+func ask5(user, key, host string, port uint32, addr netip.Addr) Request {
+	return Request{User: user, Key: key, Host: host, Port: port, Addr: addr}
 }
 
 func mustParse(t testing.TB, text string, opts Options) *Policy {
@@ -92,98 +99,98 @@ func TestDecide(t *testing.T) {
 	}{
 		// Who.
 		{"the zero request", Request{}, UnknownUser, "", flags{}},
-		{"a user that is not there", Request{"mallory", AnyKey, "rds", 3306, ask}, UnknownUser, "", flags{}},
-		{"a user in another case", Request{"Bob", AnyKey, "rds", 3306, ask}, UnknownUser, "", flags{}},
-		{"a group is no user", Request{"dba", AnyKey, "rds", 3306, ask}, UnknownUser, "", flags{}},
-		{"no key", Request{"bob", "", "rds", 3306, ask}, KeyRemoved, "", flags{}},
-		{"another's key", Request{"bob", fp(1), "rds", 3306, ask}, KeyRemoved, "", flags{}},
-		{"a key that nobody has", Request{"bob", "SHA256:x", "rds", 3306, ask}, KeyRemoved, "", flags{}},
-		{"his own key", Request{"bob", fp(3), "rds", 3306, ask}, Granted, "dba-db", flags{named: true}},
-		{"the second of two keys", Request{"alice", fp(2), "rds", 3306, ask}, Granted, "dba-db", flags{named: true}},
-		{"a user without keys, as explain asks", Request{"dave", AnyKey, "10.0.3.3", 22, ask}, Granted, "oncall-ssh", flags{}},
+		{"a user that is not there", ask5("mallory", AnyKey, "rds", 3306, ask), UnknownUser, "", flags{}},
+		{"a user in another case", ask5("Bob", AnyKey, "rds", 3306, ask), UnknownUser, "", flags{}},
+		{"a group is no user", ask5("dba", AnyKey, "rds", 3306, ask), UnknownUser, "", flags{}},
+		{"no key", ask5("bob", "", "rds", 3306, ask), KeyRemoved, "", flags{}},
+		{"another's key", ask5("bob", fp(1), "rds", 3306, ask), KeyRemoved, "", flags{}},
+		{"a key that nobody has", ask5("bob", "SHA256:x", "rds", 3306, ask), KeyRemoved, "", flags{}},
+		{"his own key", ask5("bob", fp(3), "rds", 3306, ask), Granted, "dba-db", flags{named: true}},
+		{"the second of two keys", ask5("alice", fp(2), "rds", 3306, ask), Granted, "dba-db", flags{named: true}},
+		{"a user without keys, as explain asks", ask5("dave", AnyKey, "10.0.3.3", 22, ask), Granted, "oncall-ssh", flags{}},
 
 		// What.
-		{"no host", Request{"bob", AnyKey, "", 3306, ask}, BadHost, "", flags{}},
-		{"a host that resolvers read as loopback", Request{"bob", AnyKey, "127.1", 3306, ask}, BadHost, "", flags{}},
-		{"port 0", Request{"bob", AnyKey, "rds", 0, ask}, BadPort, "", flags{}},
-		{"port 65536", Request{"bob", AnyKey, "rds", 65536, ask}, BadPort, "", flags{}},
-		{"a port that is 3306 in 16 bits", Request{"bob", AnyKey, "rds", 65536 + 3306, ask}, BadPort, "", flags{}},
-		{"a bad host comes before a bad port", Request{"bob", AnyKey, "a b", 0, ask}, BadHost, "", flags{}},
-		{"another port", Request{"bob", AnyKey, "rds", 3307, ask}, NoGrant, "", flags{named: true}},
-		{"another's host", Request{"bob", AnyKey, "appserver", 22, ask}, NoGrant, "", flags{}},
-		{"a user without grants", Request{"erin", AnyKey, "rds", 3306, ask}, NoGrant, "", flags{}},
-		{"a name in upper case with a dot", Request{"bob", AnyKey, "RDS.", 3306, ask}, Granted, "dba-db", flags{named: true}},
-		{"a grant to the user besides the group", Request{"carol", AnyKey, "rds", 3306, ask}, Granted, "dba-db", flags{named: true}},
-		{"the first grant in file order", Request{"alice", AnyKey, "appserver", 80, ask}, Granted, "dev-web", flags{named: true}},
-		{"the group's grant before the user's own", Request{"alice", AnyKey, "rds", 3306, ask}, Granted, "dba-db", flags{named: true}},
-		{"the first port of a range", Request{"alice", AnyKey, "appserver", 8000, ask}, Granted, "dev-web", flags{named: true}},
-		{"the last port of a range", Request{"alice", AnyKey, "appserver", 8100, ask}, Granted, "dev-web", flags{named: true}},
-		{"past the range", Request{"alice", AnyKey, "appserver", 8101, ask}, NoGrant, "", flags{named: true}},
-		{"a pattern", Request{"alice", AnyKey, "web-1.corp.example", 80, ask}, Granted, "dev-web", flags{dns: true, named: true}},
-		{"a pattern does not cross a dot", Request{"alice", AnyKey, "web-1.x.corp.example", 443, ask}, NoGrant, "", flags{}},
-		{"a name longer than the pattern", Request{"alice", AnyKey, "web-1.corp.example.evil.example", 8000, ask}, Granted, "dev-web", flags{}}, // its network entry, if the hosts file knows the name
-		{"a name of several labels that is spelt out", Request{"alice", AnyKey, "git.other.example", 443, ask}, Granted, "alice-late", flags{dns: true, named: true}},
-		{"a name that is spelt out, on a port of a network grant", Request{"alice", AnyKey, "git.other.example", 80, ask}, Granted, "dev-web", flags{dns: true, named: true}},
+		{"no host", ask5("bob", AnyKey, "", 3306, ask), BadHost, "", flags{}},
+		{"a host that resolvers read as loopback", ask5("bob", AnyKey, "127.1", 3306, ask), BadHost, "", flags{}},
+		{"port 0", ask5("bob", AnyKey, "rds", 0, ask), BadPort, "", flags{}},
+		{"port 65536", ask5("bob", AnyKey, "rds", 65536, ask), BadPort, "", flags{}},
+		{"a port that is 3306 in 16 bits", ask5("bob", AnyKey, "rds", 65536+3306, ask), BadPort, "", flags{}},
+		{"a bad host comes before a bad port", ask5("bob", AnyKey, "a b", 0, ask), BadHost, "", flags{}},
+		{"another port", ask5("bob", AnyKey, "rds", 3307, ask), NoGrant, "", flags{named: true}},
+		{"another's host", ask5("bob", AnyKey, "appserver", 22, ask), NoGrant, "", flags{}},
+		{"a user without grants", ask5("erin", AnyKey, "rds", 3306, ask), NoGrant, "", flags{}},
+		{"a name in upper case with a dot", ask5("bob", AnyKey, "RDS.", 3306, ask), Granted, "dba-db", flags{named: true}},
+		{"a grant to the user besides the group", ask5("carol", AnyKey, "rds", 3306, ask), Granted, "dba-db", flags{named: true}},
+		{"the first grant in file order", ask5("alice", AnyKey, "appserver", 80, ask), Granted, "dev-web", flags{named: true}},
+		{"the group's grant before the user's own", ask5("alice", AnyKey, "rds", 3306, ask), Granted, "dba-db", flags{named: true}},
+		{"the first port of a range", ask5("alice", AnyKey, "appserver", 8000, ask), Granted, "dev-web", flags{named: true}},
+		{"the last port of a range", ask5("alice", AnyKey, "appserver", 8100, ask), Granted, "dev-web", flags{named: true}},
+		{"past the range", ask5("alice", AnyKey, "appserver", 8101, ask), NoGrant, "", flags{named: true}},
+		{"a pattern", ask5("alice", AnyKey, "web-1.corp.example", 80, ask), Granted, "dev-web", flags{dns: true, named: true}},
+		{"a pattern does not cross a dot", ask5("alice", AnyKey, "web-1.x.corp.example", 443, ask), NoGrant, "", flags{}},
+		{"a name longer than the pattern", ask5("alice", AnyKey, "web-1.corp.example.evil.example", 8000, ask), Granted, "dev-web", flags{}}, // its network entry, if the hosts file knows the name
+		{"a name of several labels that is spelt out", ask5("alice", AnyKey, "git.other.example", 443, ask), Granted, "alice-late", flags{dns: true, named: true}},
+		{"a name that is spelt out, on a port of a network grant", ask5("alice", AnyKey, "git.other.example", 80, ask), Granted, "dev-web", flags{dns: true, named: true}},
 
 		// First question about what only a network could cover.
-		{"a name in a zone", Request{"dave", AnyKey, "build.corp.example", 22, ask}, Granted, "oncall-ssh", flags{dns: true}},
-		{"the zone itself", Request{"dave", AnyKey, "corp.example", 22, ask}, Granted, "oncall-ssh", flags{dns: true}},
-		{"a name that only ends as the zone does", Request{"dave", AnyKey, "evilcorp.example", 22, ask}, Granted, "oncall-ssh", flags{}},
-		{"a name outside the zones", Request{"dave", AnyKey, "build.evil.example", 22, ask}, Granted, "oncall-ssh", flags{}},
-		{"a single label", Request{"dave", AnyKey, "rds", 22, ask}, Granted, "oncall-ssh", flags{}},
-		{"a name, on a port that no network has", Request{"dave", AnyKey, "build.corp.example", 23, ask}, NoGrant, "", flags{}},
-		{"a name, for a user without networks", Request{"bob", AnyKey, "build.corp.example", 22, ask}, NoGrant, "", flags{}},
-		{"the first network in file order", Request{"alice", AnyKey, "other", 22, ask}, Granted, "dev-web", flags{}},
-		{"the network's grant comes before the name's", Request{"alice", AnyKey, "git.other.example", 22, ask}, Granted, "dev-web", flags{dns: true, named: true}},
+		{"a name in a zone", ask5("dave", AnyKey, "build.corp.example", 22, ask), Granted, "oncall-ssh", flags{dns: true}},
+		{"the zone itself", ask5("dave", AnyKey, "corp.example", 22, ask), Granted, "oncall-ssh", flags{dns: true}},
+		{"a name that only ends as the zone does", ask5("dave", AnyKey, "evilcorp.example", 22, ask), Granted, "oncall-ssh", flags{}},
+		{"a name outside the zones", ask5("dave", AnyKey, "build.evil.example", 22, ask), Granted, "oncall-ssh", flags{}},
+		{"a single label", ask5("dave", AnyKey, "rds", 22, ask), Granted, "oncall-ssh", flags{}},
+		{"a name, on a port that no network has", ask5("dave", AnyKey, "build.corp.example", 23, ask), NoGrant, "", flags{}},
+		{"a name, for a user without networks", ask5("bob", AnyKey, "build.corp.example", 22, ask), NoGrant, "", flags{}},
+		{"the first network in file order", ask5("alice", AnyKey, "other", 22, ask), Granted, "dev-web", flags{}},
+		{"the network's grant comes before the name's", ask5("alice", AnyKey, "git.other.example", 22, ask), Granted, "dev-web", flags{dns: true, named: true}},
 
 		// Literals.
-		{"a literal in a network", Request{"dave", AnyKey, "10.0.3.3", 22, ask}, Granted, "oncall-ssh", flags{}},
-		{"a mapped literal", Request{"dave", AnyKey, "::ffff:10.0.3.3", 22, ask}, Granted, "oncall-ssh", flags{}},
-		{"a v6 literal", Request{"dave", AnyKey, "FD12::5", 22, ask}, Granted, "oncall-ssh", flags{}},
-		{"a literal on another port", Request{"dave", AnyKey, "10.0.3.3", 23, ask}, NoGrant, "", flags{}},
-		{"a literal outside", Request{"dave", AnyKey, "11.0.0.1", 22, ask}, NoGrant, "", flags{}},
-		{"a literal spelt out", Request{"carol", AnyKey, "10.0.9.9", 22, ask}, Granted, "carol-one", flags{}},
-		{"the literal beside it", Request{"carol", AnyKey, "10.0.9.8", 22, ask}, NoGrant, "", flags{}},
-		{"a literal outside within: the second question tells", Request{"alice", AnyKey, "10.0.1.9", 80, ask}, Granted, "dev-web", flags{}},
-		{"a literal is not granted by a name that has its address", Request{"bob", AnyKey, "10.0.11.147", 3306, ask}, NoGrant, "", flags{}},
-		{"a loopback literal: the second question tells", Request{"carol", AnyKey, "127.0.0.2", 22, ask}, Granted, "carol-one", flags{}},
+		{"a literal in a network", ask5("dave", AnyKey, "10.0.3.3", 22, ask), Granted, "oncall-ssh", flags{}},
+		{"a mapped literal", ask5("dave", AnyKey, "::ffff:10.0.3.3", 22, ask), Granted, "oncall-ssh", flags{}},
+		{"a v6 literal", ask5("dave", AnyKey, "FD12::5", 22, ask), Granted, "oncall-ssh", flags{}},
+		{"a literal on another port", ask5("dave", AnyKey, "10.0.3.3", 23, ask), NoGrant, "", flags{}},
+		{"a literal outside", ask5("dave", AnyKey, "11.0.0.1", 22, ask), NoGrant, "", flags{}},
+		{"a literal spelt out", ask5("carol", AnyKey, "10.0.9.9", 22, ask), Granted, "carol-one", flags{}},
+		{"the literal beside it", ask5("carol", AnyKey, "10.0.9.8", 22, ask), NoGrant, "", flags{}},
+		{"a literal outside within: the second question tells", ask5("alice", AnyKey, "10.0.1.9", 80, ask), Granted, "dev-web", flags{}},
+		{"a literal is not granted by a name that has its address", ask5("bob", AnyKey, "10.0.11.147", 3306, ask), NoGrant, "", flags{}},
+		{"a loopback literal: the second question tells", ask5("carol", AnyKey, "127.0.0.2", 22, ask), Granted, "carol-one", flags{}},
 
 		// Where.
-		{"a name's address", Request{"bob", AnyKey, "rds", 3306, at("10.0.11.147")}, Granted, "dba-db", flags{named: true}},
-		{"a name's mapped address", Request{"bob", AnyKey, "rds", 3306, at("::ffff:10.0.11.147")}, Granted, "dba-db", flags{named: true}},
-		{"outside networks", Request{"bob", AnyKey, "rds", 3306, at("10.1.0.1")}, OutsideNetworks, "", flags{named: true}},
-		{"a public address", Request{"bob", AnyKey, "rds", 3306, at("8.8.8.8")}, OutsideNetworks, "", flags{named: true}},
-		{"loopback", Request{"bob", AnyKey, "rds", 3306, at("127.0.0.2")}, Loopback, "", flags{named: true}},
-		{"v6 loopback", Request{"bob", AnyKey, "rds", 3306, at("::1")}, Loopback, "", flags{named: true}},
-		{"metadata", Request{"bob", AnyKey, "rds", 3306, at("169.254.169.254")}, Metadata, "", flags{named: true}},
-		{"link-local", Request{"bob", AnyKey, "rds", 3306, at("fe80::1").WithZone("eth0")}, LinkLocal, "", flags{named: true}},
-		{"multicast", Request{"bob", AnyKey, "rds", 3306, at("224.0.0.1")}, Multicast, "", flags{named: true}},
-		{"unspecified", Request{"bob", AnyKey, "rds", 3306, at("0.0.0.0")}, Unspecified, "", flags{named: true}},
-		{"the server's own address", Request{"bob", AnyKey, "rds", 3306, at("10.0.0.1")}, OwnAddress, "", flags{named: true}},
-		{"the server's own address, mapped", Request{"bob", AnyKey, "rds", 3306, at("::ffff:10.0.0.1")}, OwnAddress, "", flags{named: true}},
-		{"an address with a zone", Request{"dave", AnyKey, "x.corp.example", 22, at("fd12::5").WithZone("eth0")}, OutsideNetworks, "", flags{}},
-		{"an address that networks list singly", Request{"carol", AnyKey, "self", 22, at("127.0.0.1")}, Granted, "carol-one", flags{named: true}},
-		{"the address beside it", Request{"carol", AnyKey, "self", 22, at("127.0.0.2")}, Loopback, "", flags{named: true}},
-		{"a singly listed address still needs a grant", Request{"bob", AnyKey, "self", 3306, at("127.0.0.1")}, NoGrant, "", flags{}},
-		{"the fence's reason comes before the grants'", Request{"erin", AnyKey, "nothing", 1, at("127.0.0.2")}, Loopback, "", flags{}},
-		{"no grant, inside the fence", Request{"erin", AnyKey, "nothing", 1, at("10.0.5.5")}, NoGrant, "", flags{}},
-		{"inside within", Request{"alice", AnyKey, "appserver", 80, at("10.0.1.5")}, Granted, "dev-web", flags{named: true}},
-		{"the single address of within", Request{"alice", AnyKey, "appserver", 80, at("10.0.2.7")}, Granted, "dev-web", flags{named: true}},
-		{"outside within", Request{"alice", AnyKey, "appserver", 80, at("10.0.3.5")}, OutsideWithin, "", flags{named: true}},
-		{"outside within, but in a network of a later grant", Request{"alice", AnyKey, "appserver", 22, at("10.0.3.5")}, Granted, "oncall-ssh", flags{named: true}},
-		{"a name whose address lies in a network", Request{"dave", AnyKey, "build.corp.example", 22, at("10.0.3.5")}, Granted, "oncall-ssh", flags{dns: true}},
-		{"a name whose address lies in a network, on another port", Request{"dave", AnyKey, "build.corp.example", 23, at("10.0.3.5")}, NoGrant, "", flags{}},
-		{"a name whose address lies in no network of the user", Request{"carol", AnyKey, "build.corp.example", 22, at("10.0.3.5")}, NoGrant, "", flags{}},
-		{"a name whose address is spelt out", Request{"carol", AnyKey, "anything", 22, at("10.0.9.9")}, Granted, "carol-one", flags{}},
-		{"a network as wide as the grants, not as the fence", Request{"dave", AnyKey, "x", 22, at("10.200.0.1")}, OutsideNetworks, "", flags{}},
-		{"a literal with its address", Request{"dave", AnyKey, "10.0.3.3", 22, at("10.0.3.3")}, Granted, "oncall-ssh", flags{}},
-		{"a literal with its address mapped", Request{"dave", AnyKey, "10.0.3.3", 22, at("::ffff:10.0.3.3")}, Granted, "oncall-ssh", flags{}},
-		{"a literal with another address", Request{"dave", AnyKey, "10.0.3.3", 22, at("10.0.3.4")}, NoGrant, "", flags{}},
-		{"a v6 literal with a zone", Request{"dave", AnyKey, "fd12::5", 22, at("fd12::5").WithZone("eth0")}, OutsideNetworks, "", flags{}},
-		{"a loopback literal", Request{"carol", AnyKey, "127.0.0.2", 22, at("127.0.0.2")}, Loopback, "", flags{}},
-		{"a literal in within", Request{"alice", AnyKey, "10.0.1.9", 80, at("10.0.1.9")}, Granted, "dev-web", flags{}},
-		{"a bad port with an address", Request{"bob", AnyKey, "rds", 0, at("10.0.11.147")}, BadPort, "", flags{}},
-		{"a removed key with an address", Request{"bob", fp(1), "rds", 3306, at("10.0.11.147")}, KeyRemoved, "", flags{}},
+		{"a name's address", ask5("bob", AnyKey, "rds", 3306, at("10.0.11.147")), Granted, "dba-db", flags{named: true}},
+		{"a name's mapped address", ask5("bob", AnyKey, "rds", 3306, at("::ffff:10.0.11.147")), Granted, "dba-db", flags{named: true}},
+		{"outside networks", ask5("bob", AnyKey, "rds", 3306, at("10.1.0.1")), OutsideNetworks, "", flags{named: true}},
+		{"a public address", ask5("bob", AnyKey, "rds", 3306, at("8.8.8.8")), OutsideNetworks, "", flags{named: true}},
+		{"loopback", ask5("bob", AnyKey, "rds", 3306, at("127.0.0.2")), Loopback, "", flags{named: true}},
+		{"v6 loopback", ask5("bob", AnyKey, "rds", 3306, at("::1")), Loopback, "", flags{named: true}},
+		{"metadata", ask5("bob", AnyKey, "rds", 3306, at("169.254.169.254")), Metadata, "", flags{named: true}},
+		{"link-local", ask5("bob", AnyKey, "rds", 3306, at("fe80::1").WithZone("eth0")), LinkLocal, "", flags{named: true}},
+		{"multicast", ask5("bob", AnyKey, "rds", 3306, at("224.0.0.1")), Multicast, "", flags{named: true}},
+		{"unspecified", ask5("bob", AnyKey, "rds", 3306, at("0.0.0.0")), Unspecified, "", flags{named: true}},
+		{"the server's own address", ask5("bob", AnyKey, "rds", 3306, at("10.0.0.1")), OwnAddress, "", flags{named: true}},
+		{"the server's own address, mapped", ask5("bob", AnyKey, "rds", 3306, at("::ffff:10.0.0.1")), OwnAddress, "", flags{named: true}},
+		{"an address with a zone", ask5("dave", AnyKey, "x.corp.example", 22, at("fd12::5").WithZone("eth0")), OutsideNetworks, "", flags{}},
+		{"an address that networks list singly", ask5("carol", AnyKey, "self", 22, at("127.0.0.1")), Granted, "carol-one", flags{named: true}},
+		{"the address beside it", ask5("carol", AnyKey, "self", 22, at("127.0.0.2")), Loopback, "", flags{named: true}},
+		{"a singly listed address still needs a grant", ask5("bob", AnyKey, "self", 3306, at("127.0.0.1")), NoGrant, "", flags{}},
+		{"the fence's reason comes before the grants'", ask5("erin", AnyKey, "nothing", 1, at("127.0.0.2")), Loopback, "", flags{}},
+		{"no grant, inside the fence", ask5("erin", AnyKey, "nothing", 1, at("10.0.5.5")), NoGrant, "", flags{}},
+		{"inside within", ask5("alice", AnyKey, "appserver", 80, at("10.0.1.5")), Granted, "dev-web", flags{named: true}},
+		{"the single address of within", ask5("alice", AnyKey, "appserver", 80, at("10.0.2.7")), Granted, "dev-web", flags{named: true}},
+		{"outside within", ask5("alice", AnyKey, "appserver", 80, at("10.0.3.5")), OutsideWithin, "", flags{named: true}},
+		{"outside within, but in a network of a later grant", ask5("alice", AnyKey, "appserver", 22, at("10.0.3.5")), Granted, "oncall-ssh", flags{named: true}},
+		{"a name whose address lies in a network", ask5("dave", AnyKey, "build.corp.example", 22, at("10.0.3.5")), Granted, "oncall-ssh", flags{dns: true}},
+		{"a name whose address lies in a network, on another port", ask5("dave", AnyKey, "build.corp.example", 23, at("10.0.3.5")), NoGrant, "", flags{}},
+		{"a name whose address lies in no network of the user", ask5("carol", AnyKey, "build.corp.example", 22, at("10.0.3.5")), NoGrant, "", flags{}},
+		{"a name whose address is spelt out", ask5("carol", AnyKey, "anything", 22, at("10.0.9.9")), Granted, "carol-one", flags{}},
+		{"a network as wide as the grants, not as the fence", ask5("dave", AnyKey, "x", 22, at("10.200.0.1")), OutsideNetworks, "", flags{}},
+		{"a literal with its address", ask5("dave", AnyKey, "10.0.3.3", 22, at("10.0.3.3")), Granted, "oncall-ssh", flags{}},
+		{"a literal with its address mapped", ask5("dave", AnyKey, "10.0.3.3", 22, at("::ffff:10.0.3.3")), Granted, "oncall-ssh", flags{}},
+		{"a literal with another address", ask5("dave", AnyKey, "10.0.3.3", 22, at("10.0.3.4")), NoGrant, "", flags{}},
+		{"a v6 literal with a zone", ask5("dave", AnyKey, "fd12::5", 22, at("fd12::5").WithZone("eth0")), OutsideNetworks, "", flags{}},
+		{"a loopback literal", ask5("carol", AnyKey, "127.0.0.2", 22, at("127.0.0.2")), Loopback, "", flags{}},
+		{"a literal in within", ask5("alice", AnyKey, "10.0.1.9", 80, at("10.0.1.9")), Granted, "dev-web", flags{}},
+		{"a bad port with an address", ask5("bob", AnyKey, "rds", 0, at("10.0.11.147")), BadPort, "", flags{}},
+		{"a removed key with an address", ask5("bob", fp(1), "rds", 3306, at("10.0.11.147")), KeyRemoved, "", flags{}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -243,12 +250,12 @@ func TestDetailsAreSafeAndSaySo(t *testing.T) {
 		{Request{User: "bob", Key: AnyKey, Host: "rds", Port: 70000}, "the port 70000 is not between 1 and 65535"},
 		{Request{User: "bob", Key: AnyKey, Host: "rds", Port: 1}, "grants of bob name rds, but not on port 1"},
 		{Request{User: "bob", Key: AnyKey, Host: "web", Port: 1}, "no grant of bob reaches web with port 1"},
-		{Request{"bob", AnyKey, "web", 22, at("10.0.3.3")}, "no grant of bob names web or has 10.0.3.3, with port 22"},
-		{Request{"bob", AnyKey, "rds", 3306, at("10.7.0.1")}, "10.7.0.1 is outside networks"},
-		{Request{"bob", AnyKey, "rds", 3306, at("fd12::5").WithZone("a\n")}, `"fd12::5%a\n" has a zone`},
-		{Request{"bob", AnyKey, "rds", 3306, at("10.0.0.1")}, `"10.0.0.1" is an address of this server, and networks does not list it as that single address`},
-		{Request{"alice", AnyKey, "appserver", 80, at("10.0.3.5")}, `10.0.3.5 is outside within of target "web" in grant "dev-web"`},
-		{Request{"dave", AnyKey, "10.0.3.3", 22, at("10.0.3.4")}, `"10.0.3.4" is not the address that was asked for, 10.0.3.3`},
+		{ask5("bob", AnyKey, "web", 22, at("10.0.3.3")), "no grant of bob names web or has 10.0.3.3, with port 22"},
+		{ask5("bob", AnyKey, "rds", 3306, at("10.7.0.1")), "10.7.0.1 is outside networks"},
+		{ask5("bob", AnyKey, "rds", 3306, at("fd12::5").WithZone("a\n")), `"fd12::5%a\n" has a zone`},
+		{ask5("bob", AnyKey, "rds", 3306, at("10.0.0.1")), `"10.0.0.1" is an address of this server, and networks does not list it as that single address`},
+		{ask5("alice", AnyKey, "appserver", 80, at("10.0.3.5")), `10.0.3.5 is outside within of target "web" in grant "dev-web"`},
+		{ask5("dave", AnyKey, "10.0.3.3", 22, at("10.0.3.4")), `"10.0.3.4" is not the address that was asked for, 10.0.3.3`},
 	} {
 		if d := p.Decide(tt.req); d.Detail != tt.want {
 			t.Errorf("got  %s\nwant %s", d.Detail, tt.want)
@@ -368,7 +375,7 @@ func TestWithOwn(t *testing.T) {
 		t.Error("other addresses: not another policy of the same file")
 	}
 	for addr, want := range map[string][2]Reason{"10.0.0.1": {OwnAddress, Granted}, "10.0.0.2": {Granted, OwnAddress}} {
-		r := Request{"bob", AnyKey, "rds", 3306, netip.MustParseAddr(addr)}
+		r := ask5("bob", AnyKey, "rds", 3306, netip.MustParseAddr(addr))
 		if got := [2]Reason{p.Decide(r).Reason, q.Decide(r).Reason}; got != want {
 			t.Errorf("%s: %v, want %v", addr, got, want)
 		}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // A model is a policy told as plainly as can be: what is written, and nothing
@@ -289,6 +290,7 @@ func TestTheZeroRequestIsDenied(t *testing.T) {
 
 func FuzzParsePolicy(f *testing.F) {
 	f.Add([]byte(fill(testPolicy)))
+	f.Add([]byte(fill(whenPolicy)))
 	rnd := rand.New(rand.NewPCG(11, 11))
 	for range 5 {
 		f.Add([]byte(randomModel(rnd).text(-1)))
@@ -328,6 +330,9 @@ func FuzzParsePolicy(f *testing.F) {
 							if d := p.Decide(r); r.Addr.IsValid() && d.Effect == Allow && r.Addr.String() != "10.0.1.5" {
 								t.Fatalf("outside the fence: %+v", d)
 							}
+							checkExplanation(t, p, r)
+							r.Time = time.Date(2027, 3, 28, 1, 30, 0, 0, time.UTC)
+							checkExplanation(t, p, r)
 						}
 					}
 				}

@@ -22,6 +22,8 @@ type target struct {
 
 // A query is one of the two questions of a Request, in normal form.
 type query struct {
+	Request
+
 	name string     // "" for an IP literal
 	addr netip.Addr // invalid in the first question about a name
 	port uint16
@@ -30,6 +32,9 @@ type query struct {
 	// and within decides.
 	second bool
 }
+
+// open reports whether the address is not known yet: it may lie in any network.
+func (q *query) open() bool { return q.name != "" && !q.second }
 
 // judge reports whether the target names the query's host, whether it fits
 // host and port as far as they are known, and whether within allows it too.

@@ -58,6 +58,7 @@ type connection struct {
 	login login // before the login is finished; only the handshake's goroutine uses it
 
 	proven atomic.Pointer[Principal] // set by the login, before any channel exists
+	edge   atomic.Pointer[time.Time] // when time alone may end the principal's being here; zero: never
 	gl     gl.Context                // holds the *ssh.ServerConn a moment after the login
 
 	unanswered atomic.Int32  // channel opens
@@ -227,6 +228,9 @@ func (c *connection) idle() bool {
 // tend looks after the connection's limits; it is called about once a second.
 func (c *connection) tend() {
 	limits := c.server.limits
+	if edge := c.edge.Load(); edge != nil && !edge.IsZero() && !c.server.now().Before(*edge) && !c.judgeAgain() {
+		return
+	}
 	if quiet := time.Duration(clock() - c.busy.Load()); limits.IdleConnection > 0 && c.idle() && quiet >= limits.IdleConnection {
 		c.end(&endCause{reasonIdle, fmt.Sprintf("no channel for idle_connection, %v", limits.IdleConnection)})
 		return
@@ -245,6 +249,17 @@ func (c *connection) tend() {
 		c.ping()
 	}
 	c.pings = due
+}
+
+// judgeAgain reports whether the connection's principal may still be here, and
+// ends it if not.
+func (c *connection) judgeAgain() bool {
+	reason, detail := c.holds()
+	if reason == "" {
+		return true
+	}
+	c.end(&endCause{string(reason), "the policy no longer admits it: " + detail})
+	return false
 }
 
 // ping asks the client for a sign of life. Any answer is one, a failure too:

@@ -4,10 +4,121 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"syscall"
 	"time"
+
+	"sekisho/audit"
+	"sekisho/authz"
 )
+
+// connect dials the addresses in turn, each named by a durable record before
+// a packet leaves for it: the first by forward.open, the others by
+// forward.retry.
+func (f *Forwarder) connect(ctx context.Context, fw *forward, addrs []netip.AddrPort) (net.Conn, *Refusal) {
+	var failed error
+	for i, addr := range addrs {
+		fw.address.Store(&addr)
+		if d := f.decide(fw, addr.Addr()); d.Effect != authz.Allow { // the policy has changed
+			if i == 0 {
+				return nil, f.deny(fw, ByPolicy, decided(d), f.mayNot(fw, d.Reason))
+			}
+			f.end(fw, audit.ForwardFail, decided(d))
+			return nil, &Refusal{ByPolicy, fw.sentence(f.mayNot(fw, d.Reason))}
+		}
+		if cause := f.live.carriedBy(fw); cause != nil {
+			if i == 0 {
+				return nil, f.turnAway(fw, cause)
+			}
+			f.end(fw, audit.ForwardFail, cause)
+			return nil, &Refusal{ByResource, fw.sentence("too many forwards at once: " + cause.detail)}
+		}
+		if refusal := f.recordDial(ctx, fw, i == 0, failed); refusal != nil {
+			return nil, refusal
+		}
+		conn, err := f.dial(ctx, addr, len(addrs)-i)
+		if err == nil {
+			return conn, nil
+		}
+		failed = err
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	cause := &endCause{dialReason(failed), failed.Error()}
+	if ctx.Err() != nil {
+		cause = causeOf(ctx, cause)
+	}
+	f.end(fw, audit.ForwardFail, cause)
+	if fw.cutting.Err() != nil {
+		return nil, &Refusal{ByPolicy, fw.sentence(f.mayNot(fw, authz.Reason(cause.reason)))}
+	}
+	return nil, &Refusal{ByNetwork, fw.sentence(dialWords(fw, cause.reason))}
+}
+
+// recordDial records that fw's address is about to be dialled: the first one,
+// or the next because another failed.
+func (f *Forwarder) recordDial(ctx context.Context, fw *forward, first bool, failed error) *Refusal {
+	rec := fw.record(audit.ForwardOpen)
+	if !first {
+		rec = fw.record(audit.ForwardRetry)
+		rec.Reason, rec.Detail = dialReason(failed), failed.Error()
+	}
+	fw.mu.Lock()
+	fw.opened, fw.told = true, rec.Grant
+	fw.mu.Unlock()
+	err := f.recorder.Append(ctx, rec)
+	if err == nil {
+		return nil
+	}
+	left := fw.ctx.Err() != nil // then the log is not to blame
+	cause := fw.cause(&endCause{reasonLogFailed, err.Error()})
+	if !first && !left && ctx.Err() != nil {
+		cause = causeOf(ctx, cause) // dialling the others took all the time
+		left = true
+	}
+	if first && !errors.Is(err, audit.ErrInFlight) {
+		fw.mu.Lock()
+		fw.opened = false
+		fw.mu.Unlock()
+		if left {
+			return f.deny(fw, ByPolicy, cause, cause.detail)
+		}
+	} else {
+		// An open that is, or may yet be, in the log must get its end.
+		f.end(fw, audit.ForwardFail, cause)
+		if left {
+			return &Refusal{ByNetwork, fw.sentence(dialWords(fw, cause.reason))}
+		}
+	}
+	f.logLine(fw).WithError(err).Error("forward refused: the audit log cannot be written")
+	f.recordFailed()
+	return &Refusal{ByResource, fw.sentence("the audit log cannot be written, so no forward is opened")}
+}
+
+// dial connects to addr with this address's share of what is left of ctx, so
+// that a dead first address leaves time for the others.
+func (f *Forwarder) dial(ctx context.Context, addr netip.AddrPort, left int) (net.Conn, error) {
+	if deadline, ok := ctx.Deadline(); ok && left > 1 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(left))
+		defer cancel()
+	}
+	return f.dialer.DialContext(ctx, "tcp", addr.String())
+}
+
+func dialWords(fw *forward, reason string) string {
+	switch reason {
+	case reasonRefused:
+		return fw.target() + " refused the connection"
+	case reasonTimeout:
+		return fw.target() + " did not answer in time"
+	case reasonUnreachable:
+		return fw.target() + " cannot be reached"
+	}
+	return fw.target() + " could not be connected"
+}
 
 // NewDialer returns the Dialer for targets on the server's own network. The
 // TCP keepalive finds targets that vanished while nothing is sent.

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +21,7 @@ import (
 type Principal struct {
 	User     string // the user of the policy
 	Key      string // fingerprint of the key whose signature proved it
+	Touch    bool   // the signature shows that somebody touched the key
 	Login    string // the user name that the client sent; decides nothing
 	Entrance string // "ssh"
 	Conn     string // id of the connection that carries the forward
@@ -84,6 +83,7 @@ const (
 	reasonUnreachable   = "unreachable"
 	reasonDialFailed    = "dial_failed"
 	reasonInternal      = "internal_error"
+	reasonDuration      = "duration"      // limits.duration of the grant
 	reasonGrantChanged  = "grant_changed" // forward.progress: another grant carries it now
 )
 
@@ -116,6 +116,7 @@ type Forwarder struct {
 	// Otherwise only new forwards are refused.
 	closeOnLogFailure bool
 	log               logrus.FieldLogger
+	now               func() time.Time // for the policy's conditions
 
 	live    live
 	writing atomic.Int64 // records that are still to be written
@@ -151,10 +152,12 @@ type forward struct {
 	mu       sync.Mutex // guards what follows, which a later judgement may change
 	grant    string
 	policy   string
-	told     string // the grant of the last record
-	opened   bool   // forward.open is, or may be, in the log
-	ended    bool   // so is the end, or it is about to be
-	progress int64  // when the last progress record was written: see clock
+	limits   authz.Limits // of the grant
+	edge     time.Time    // when time alone may change the decision; zero: never
+	told     string       // the grant of the last record
+	opened   bool         // forward.open is, or may be, in the log
+	ended    bool         // so is the end, or it is about to be
+	progress int64        // when the last progress record was written: see clock
 
 	// address is what is about to be dialled, or was. It is set before the
 	// last decision on it, so that a change of policy at any moment is met
@@ -287,326 +290,9 @@ func (f *Forwarder) turnAway(fw *forward, cause *endCause) *Refusal {
 	return f.deny(fw, ByResource, cause, said)
 }
 
-// judge decides on the name, resolves it, and judges each address. What it
-// returns may be dialled.
-func (f *Forwarder) judge(ctx context.Context, fw *forward) ([]netip.AddrPort, *Refusal) {
-	d := f.decide(fw, netip.Addr{})
-	if d.Effect != authz.Allow {
-		return nil, f.deny(fw, ByPolicy, decided(d), f.mayNot(fw, d.Reason))
-	}
-	addrs, refusal := f.resolve(ctx, fw, d)
-	if refusal != nil {
-		return nil, refusal
-	}
-
-	var allowed []netip.AddrPort
-	var first authz.Decision // on the first address refused: its reason is the forward's if all are
-	for _, addr := range addrs {
-		a := f.authorizer.Decide(fw.request(addr))
-		if a.Effect == authz.Allow {
-			allowed = append(allowed, netip.AddrPortFrom(addr, uint16(fw.ask.Target.Port)))
-			continue
-		}
-		if len(fw.dropped) == 0 {
-			first = a
-		}
-		fw.dropped = append(fw.dropped, audit.Dropped{Addr: addr, Reason: string(a.Reason)})
-	}
-	if len(allowed) == 0 {
-		said := first.Reason
-		if !d.Named && !d.Literal.IsValid() {
-			// Only a network might have allowed this name. Whoever may not
-			// reach where it leads must not learn that it leads anywhere.
-			said = authz.NoGrant
-		}
-		return nil, f.deny(fw, ByPolicy, decided(first), f.mayNot(fw, said))
-	}
-	return allowed, nil
-}
-
-// decide asks about fw's target at addr and takes over what is decided. The
-// two are one step, so that of two decisions the later one stays.
-func (f *Forwarder) decide(fw *forward, addr netip.Addr) authz.Decision {
-	fw.mu.Lock()
-	defer fw.mu.Unlock()
-	d := f.authorizer.Decide(fw.request(addr))
-	if d.Host != "" {
-		fw.host = d.Host
-	}
-	fw.policy = d.Policy
-	if d.Effect == authz.Allow { // else what carried it so far is what its end tells
-		fw.grant = d.Grant
-	}
-	return d
-}
-
-// resolve finds the addresses of a host on which d allows going on. It has
-// half of what is left for the answer: the rest is for the record and the
-// dial.
-func (f *Forwarder) resolve(ctx context.Context, fw *forward, d authz.Decision) ([]netip.Addr, *Refusal) {
-	if d.Literal.IsValid() {
-		return []netip.Addr{d.Literal}, nil
-	}
-	if deadline, ok := ctx.Deadline(); ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
-		defer cancel()
-	}
-	addrs, err := f.hosts.LookupNetIP(ctx, "ip", d.Host)
-	if d.DNS && isNotFound(err) {
-		// Absolute: the resolver's search domains must not add to a name.
-		addrs, err = f.dns.LookupNetIP(ctx, "ip", d.Host+".")
-	}
-	if err == nil && len(addrs) == 0 {
-		err = &net.DNSError{Err: "no addresses", Name: d.Host, IsNotFound: true}
-	}
-	if err != nil {
-		return nil, f.unresolved(fw, d, err)
-	}
-	unique := make([]netip.Addr, 0, len(addrs))
-	for _, a := range addrs {
-		if a = a.Unmap(); !slices.Contains(unique, a) && len(unique) < maxAddresses {
-			unique = append(unique, a)
-		}
-	}
-	return unique, nil
-}
-
-// unresolved denies a forward whose host has no address.
-func (f *Forwarder) unresolved(fw *forward, d authz.Decision, err error) *Refusal {
-	if fw.ctx.Err() != nil && !isNotFound(err) { // that is why
-		cause := fw.cause(nil)
-		return f.deny(fw, ByPolicy, cause, cause.detail)
-	}
-	reason, kind := reasonResolveFailed, ByNetwork
-	said := fmt.Sprintf("%s cannot be resolved now", fw.target())
-	if isNotFound(err) {
-		reason, kind, said = reasonNoSuchName, ByPolicy, fmt.Sprintf("%s is allowed, but has no address here", fw.target())
-	}
-	if !d.Named {
-		// "No such name" and "not allowed" must look the same to somebody to
-		// whom no grant names the host.
-		kind, said = ByPolicy, f.mayNot(fw, authz.NoGrant)
-	}
-	return f.deny(fw, kind, &endCause{reason, err.Error()}, said)
-}
-
-// connect dials the addresses in turn, each named by a durable record before
-// a packet leaves for it: the first by forward.open, the others by
-// forward.retry.
-func (f *Forwarder) connect(ctx context.Context, fw *forward, addrs []netip.AddrPort) (net.Conn, *Refusal) {
-	var failed error
-	for i, addr := range addrs {
-		fw.address.Store(&addr)
-		if d := f.decide(fw, addr.Addr()); d.Effect != authz.Allow { // the policy has changed
-			if i == 0 {
-				return nil, f.deny(fw, ByPolicy, decided(d), f.mayNot(fw, d.Reason))
-			}
-			f.end(fw, audit.ForwardFail, decided(d))
-			return nil, &Refusal{ByPolicy, fw.sentence(f.mayNot(fw, d.Reason))}
-		}
-		if refusal := f.recordDial(ctx, fw, i == 0, failed); refusal != nil {
-			return nil, refusal
-		}
-		conn, err := f.dial(ctx, addr, len(addrs)-i)
-		if err == nil {
-			return conn, nil
-		}
-		failed = err
-		if ctx.Err() != nil {
-			break
-		}
-	}
-	cause := &endCause{dialReason(failed), failed.Error()}
-	if ctx.Err() != nil {
-		cause = causeOf(ctx, cause)
-	}
-	f.end(fw, audit.ForwardFail, cause)
-	if fw.cutting.Err() != nil {
-		return nil, &Refusal{ByPolicy, fw.sentence(f.mayNot(fw, authz.Reason(cause.reason)))}
-	}
-	return nil, &Refusal{ByNetwork, fw.sentence(dialWords(fw, cause.reason))}
-}
-
-// recordDial records that fw's address is about to be dialled: the first one,
-// or the next because another failed.
-func (f *Forwarder) recordDial(ctx context.Context, fw *forward, first bool, failed error) *Refusal {
-	rec := fw.record(audit.ForwardOpen)
-	if !first {
-		rec = fw.record(audit.ForwardRetry)
-		rec.Reason, rec.Detail = dialReason(failed), failed.Error()
-	}
-	fw.mu.Lock()
-	fw.opened, fw.told = true, rec.Grant
-	fw.mu.Unlock()
-	err := f.recorder.Append(ctx, rec)
-	if err == nil {
-		return nil
-	}
-	left := fw.ctx.Err() != nil // then the log is not to blame
-	cause := fw.cause(&endCause{reasonLogFailed, err.Error()})
-	if !first && !left && ctx.Err() != nil {
-		cause = causeOf(ctx, cause) // dialling the others took all the time
-		left = true
-	}
-	if first && !errors.Is(err, audit.ErrInFlight) {
-		fw.mu.Lock()
-		fw.opened = false
-		fw.mu.Unlock()
-		if left {
-			return f.deny(fw, ByPolicy, cause, cause.detail)
-		}
-	} else {
-		// An open that is, or may yet be, in the log must get its end.
-		f.end(fw, audit.ForwardFail, cause)
-		if left {
-			return &Refusal{ByNetwork, fw.sentence(dialWords(fw, cause.reason))}
-		}
-	}
-	f.logLine(fw).WithError(err).Error("forward refused: the audit log cannot be written")
-	f.recordFailed()
-	return &Refusal{ByResource, fw.sentence("the audit log cannot be written, so no forward is opened")}
-}
-
-// dial connects to addr with this address's share of what is left of ctx, so
-// that a dead first address leaves time for the others.
-func (f *Forwarder) dial(ctx context.Context, addr netip.AddrPort, left int) (net.Conn, error) {
-	if deadline, ok := ctx.Deadline(); ok && left > 1 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(left))
-		defer cancel()
-	}
-	return f.dialer.DialContext(ctx, "tcp", addr.String())
-}
-
-// deny records that a forward is refused and returns the words for the
-// client, who gets them whether or not the record can be written.
-func (f *Forwarder) deny(fw *forward, kind RefusalKind, cause *endCause, said string) *Refusal {
-	fw.mu.Lock()
-	fw.grant = "" // one that might have allowed it did not
-	fw.mu.Unlock()
-	rec := fw.record(audit.ForwardDeny)
-	rec.Reason, rec.Detail = cause.reason, cause.detail
-	line := f.logLine(fw).WithFields(logrus.Fields{fieldReason: rec.Reason, fieldDetail: printable(rec.Detail)})
-	line.Warn("forward denied")
-	f.write(func() {
-		ctx, cancel := context.WithTimeout(f.giveUp, f.limits.DialTimeout)
-		defer cancel()
-		if err := f.recorder.Append(ctx, rec); err != nil {
-			line.WithError(err).Error("a denied forward is not recorded")
-			f.recordFailed()
-		}
-	})
-	return &Refusal{kind, fw.sentence(said)}
-}
-
-func (f *Forwarder) recordFailed() {
-	if f.closeOnLogFailure {
-		f.live.cutAll(&endCause{reasonLogFailed, "the audit log cannot be written (audit.on_failure: close)"})
-	}
-}
-
-// end records the one end of an opened forward. The record must not be lost
-// while this process lives, so where the log fails it is tried again beside
-// everything else; if the process ends first, the next start records the
-// forward as lost.
-func (f *Forwarder) end(fw *forward, t audit.Type, cause *endCause) {
-	fw.mu.Lock()
-	fw.ended = true
-	rec := fw.recordLocked(t)
-	fw.mu.Unlock()
-	f.live.remove(fw)
-	rec.Reason, rec.Detail = cause.reason, cause.detail
-	rec.BytesUp, rec.BytesDown = fw.flow.up.Load(), fw.flow.down.Load()
-	rec.Duration = time.Since(fw.started)
-	line := f.logLine(fw).WithFields(logrus.Fields{
-		fieldReason: rec.Reason, fieldDetail: printable(rec.Detail),
-		"bytes_up": rec.BytesUp, "bytes_down": rec.BytesDown, "duration_ms": rec.Duration.Milliseconds(),
-	})
-	if t == audit.ForwardFail {
-		line.Warn("forward failed")
-	} else {
-		line.Info("forward closed")
-	}
-	f.write(func() {
-		fw.recording.Lock()
-		defer fw.recording.Unlock()
-		for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-			err := f.recorder.Append(f.giveUp, rec)
-			if err == nil {
-				return
-			}
-			line.WithError(err).Error("the end of a forward is not yet recorded")
-			f.recordFailed()
-			select {
-			case <-time.After(wait):
-			case <-f.giveUp.Done():
-				return
-			}
-		}
-	})
-}
-
-// write runs what writes a record, and waits for it, so that the records of a
-// connection come in the order of their events and an answer after its
-// record; but no longer than recordWait.
-func (f *Forwarder) write(record func()) {
-	f.writing.Add(1)
-	done := make(chan struct{})
-	go func() {
-		defer f.writing.Add(-1)
-		defer close(done)
-		record()
-	}()
-	patience := time.NewTimer(recordWait)
-	defer patience.Stop()
-	select {
-	case <-done:
-	case <-patience.C:
-	}
-}
-
-// waitRecords waits until every record is written, or until ctx ends; then it
-// gives up those that are not.
-func (f *Forwarder) waitRecords(ctx context.Context) {
-	for f.writing.Load() > 0 && ctx.Err() == nil {
-		time.Sleep(5 * time.Millisecond)
-	}
-	f.stopTrying()
-}
-
-// mayNot is the sentence for a target that the user may not reach.
-func (f *Forwarder) mayNot(fw *forward, reason authz.Reason) string {
-	return fmt.Sprintf("%s may not open %s (%s); what you may reach: ssh bastion",
-		fw.principal.User, fw.target(), strings.ReplaceAll(string(reason), "_", " "))
-}
-
-func dialWords(fw *forward, reason string) string {
-	switch reason {
-	case reasonRefused:
-		return fw.target() + " refused the connection"
-	case reasonTimeout:
-		return fw.target() + " did not answer in time"
-	case reasonUnreachable:
-		return fw.target() + " cannot be reached"
-	}
-	return fw.target() + " could not be connected"
-}
-
-// decided is the cause of a forward that a decision refuses.
-func decided(d authz.Decision) *endCause { return &endCause{string(d.Reason), d.Detail} }
-
 // byClient reports whether it was the client who ended.
 func (e *endCause) byClient() bool {
 	return e.reason == reasonClientGone || e.reason == reasonClientLost
-}
-
-// request is the question about fw's target at addr.
-func (fw *forward) request(addr netip.Addr) authz.Request {
-	return authz.Request{
-		User: fw.principal.User, Key: fw.principal.Key,
-		Host: fw.ask.Target.Host, Port: fw.ask.Target.Port, Addr: addr,
-	}
 }
 
 // regranted reports whether another grant carries the forward than the one
@@ -643,32 +329,4 @@ func causeOf(ctx context.Context, otherwise *endCause) *endCause {
 		return cause
 	}
 	return otherwise
-}
-
-func (fw *forward) record(t audit.Type) audit.Record {
-	fw.mu.Lock()
-	defer fw.mu.Unlock()
-	return fw.recordLocked(t)
-}
-
-func (fw *forward) recordLocked(t audit.Type) audit.Record {
-	p := fw.principal
-	rec := audit.Record{
-		Type: t, Conn: p.Conn, Forward: fw.id, Entrance: p.Entrance,
-		User: p.User, Login: p.Login, Key: p.Key, Client: p.Client, Source: p.Source,
-		Originator: fw.ask.Originator, Target: fw.ask.Target,
-		Grant: fw.grant, Policy: fw.policy,
-	}
-	if addr := fw.address.Load(); addr != nil {
-		rec.Address = *addr
-	}
-	if t == audit.ForwardOpen || t == audit.ForwardDeny {
-		rec.Dropped = fw.dropped
-	}
-	return rec
-}
-
-func isNotFound(err error) bool {
-	var dns *net.DNSError
-	return errors.As(err, &dns) && dns.IsNotFound
 }

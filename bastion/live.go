@@ -15,8 +15,14 @@ type live struct {
 	mu     sync.Mutex
 	all    map[*forward]struct{}
 	byUser map[string]int
-	ending *endCause // set once no new forward may begin
+	// byGrant counts those whose grant limits how many a user may have.
+	byGrant map[carried]int
+	carrier map[*forward]carried // what each of those counts as
+	ending  *endCause            // set once no new forward may begin
 }
+
+// carried is a user by one of his grants.
+type carried struct{ user, grant string }
 
 // add takes fw in and returns nil, or why it may not begin.
 func (l *live) add(fw *forward, limits Limits) *endCause {
@@ -33,9 +39,36 @@ func (l *live) add(fw *forward, limits Limits) *endCause {
 	}
 	if l.all == nil {
 		l.all, l.byUser = map[*forward]struct{}{}, map[string]int{}
+		l.byGrant, l.carrier = map[carried]int{}, map[*forward]carried{}
 	}
 	l.all[fw] = struct{}{}
 	l.byUser[user]++
+	return nil
+}
+
+// carriedBy counts fw as carried by its grant and returns nil, or the grant's
+// limit that is reached.
+func (l *live) carriedBy(fw *forward) *endCause {
+	fw.mu.Lock()
+	by, most := carried{fw.principal.User, fw.grant}, fw.limits.Forwards
+	fw.mu.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if was, ok := l.carrier[fw]; ok {
+		if was == by && most > 0 {
+			return nil
+		}
+		decrement(l.byGrant, was)
+		delete(l.carrier, fw)
+	}
+	if _, ok := l.all[fw]; !ok || most == 0 {
+		return nil
+	}
+	if l.byGrant[by] >= most {
+		return limitCause(fmt.Sprintf("limits.forwards of grant %q", by.grant), most)
+	}
+	l.byGrant[by]++
+	l.carrier[fw] = by
 	return nil
 }
 
@@ -53,6 +86,10 @@ func (l *live) remove(fw *forward) {
 	}
 	delete(l.all, fw)
 	decrement(l.byUser, fw.principal.User)
+	if by, ok := l.carrier[fw]; ok {
+		decrement(l.byGrant, by)
+		delete(l.carrier, fw)
+	}
 }
 
 func (l *live) snapshot() []*forward {
@@ -91,18 +128,31 @@ func (l *live) cutAll(cause *endCause) {
 func (f *Forwarder) rejudge() int {
 	cut := 0
 	for _, fw := range f.live.snapshot() {
-		addr := fw.address.Load()
-		if addr == nil {
-			continue // it is judged by the policy now in force when it has one
-		}
-		if d := f.decide(fw, addr.Addr()); d.Effect != authz.Allow {
-			fw.cut(&endCause{string(d.Reason), "the policy no longer allows it: " + d.Detail})
+		if !f.judgeAgain(fw) {
 			cut++
-		} else if fw.relaying() && fw.regranted() {
-			go f.recordProgress(fw, reasonGrantChanged, "the grant that carried it no longer does")
 		}
 	}
 	return cut
+}
+
+// judgeAgain reports whether fw may go on, and cuts it if not.
+func (f *Forwarder) judgeAgain(fw *forward) bool {
+	addr := fw.address.Load()
+	if addr == nil {
+		return true // it is judged by the policy now in force when it has one
+	}
+	d := f.decide(fw, addr.Addr())
+	if d.Effect != authz.Allow {
+		fw.cut(&endCause{string(d.Reason), "it is no longer allowed: " + d.Detail})
+		return false
+	}
+	if fw.relaying() && fw.regranted() {
+		// One that runs is not cut because the grant that takes over has
+		// enough of them.
+		f.live.carriedBy(fw)
+		go f.recordProgress(fw, reasonGrantChanged, "the grant that carried it no longer does")
+	}
+	return true
 }
 
 // relaying reports whether the forward is confirmed to the client.
@@ -125,10 +175,11 @@ func (f *Forwarder) tend(ctx context.Context) {
 	}
 }
 
-// tendEvery is the tick at which limits are looked after: a second, or a
+// tendEvery is the tick at which limits, and the edges of time in the policy,
+// are looked after: often enough that they act within a second, and each
 // quarter of the shortest limit that is on.
 func tendEvery(limits ...time.Duration) time.Duration {
-	every := time.Second
+	every := time.Second / 4
 	for _, limit := range limits {
 		if limit > 0 {
 			every = min(every, max(limit/4, time.Millisecond))
@@ -138,6 +189,16 @@ func tendEvery(limits ...time.Duration) time.Duration {
 }
 
 func (f *Forwarder) tendOne(fw *forward) {
+	fw.mu.Lock()
+	edge, most, opened := fw.edge, fw.limits.Duration, fw.opened
+	fw.mu.Unlock()
+	if !edge.IsZero() && !f.now().Before(edge) && !f.judgeAgain(fw) {
+		return
+	}
+	if most > 0 && opened && time.Since(fw.started) >= most {
+		fw.cut(&endCause{reasonDuration, fmt.Sprintf("it has lasted for limits.duration of its grant, %v", most)})
+		return
+	}
 	if !fw.relaying() {
 		return
 	}

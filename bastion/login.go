@@ -114,32 +114,44 @@ func (c *connection) proveKey(meta ssh.ConnMetadata, key ssh.PublicKey, _ *ssh.P
 	principal := &Principal{
 		User: user, Key: ssh.FingerprintSHA256(key), Login: meta.User(), Entrance: entranceSSH,
 		Conn: c.id, Client: string(meta.ClientVersion()), Source: c.source,
+		// x/crypto/ssh takes a signature of a security key only with its flag
+		// of a touch, unless told otherwise, which it never is here.
+		Touch: strings.HasPrefix(key.Type(), "sk-"),
 	}
-	if reason, err := c.admit(principal); err != nil {
+	if reason, detail, err := c.admit(principal); err != nil {
 		return nil, err
 	} else if reason != "" {
-		return nil, c.login.refuse(key, reason, "the policy has just changed")
+		return nil, c.login.refuse(key, reason, detail)
 	}
 	c.recordLogin(principal, algorithm)
 	return new(ssh.Permissions), nil
 }
 
-// admit makes the connection p's, if there is room for it.
-func (c *connection) admit(p *Principal) (authz.Reason, error) {
+// admit makes the connection p's, if he may come in now and there is room.
+func (c *connection) admit(p *Principal) (reason authz.Reason, detail string, err error) {
 	if cause := c.server.gate.login(p.User); cause != nil {
 		c.login.noRoom = cause
-		return "", &ssh.BannerError{Message: "sekisho: not now: " + cause.detail + "\r\n"}
+		return "", "", &ssh.BannerError{Message: "sekisho: not now: " + cause.detail + "\r\n"}
 	}
 	c.proven.Store(p)
 	// SetPolicy ends the connections that it can see. One that it has not
 	// seen must see the policy.
-	if reason := c.server.policies.get().Holds(p.User, p.Key); reason != "" {
+	if reason, detail = c.holds(); reason != "" {
 		c.proven.Store(nil)
 		c.server.gate.logout(p.User)
-		return reason, nil
+		return reason, detail, nil
 	}
 	c.server.gate.leave(sourceOf(c.source.Addr()))
-	return "", nil
+	return "", "", nil
+}
+
+// holds asks whether the policy lets the connection's principal be here, and
+// notes until when that is sure.
+func (c *connection) holds() (authz.Reason, string) {
+	p := c.principal()
+	reason, detail, edge := c.server.policies.get().HoldsNow(p.User, p.Key, c.source.Addr(), c.server.now())
+	c.edge.Store(&edge)
+	return reason, detail
 }
 
 func (c *connection) recordLogin(p *Principal, algorithm string) {
@@ -257,6 +269,8 @@ func offerHint(o offer) string {
 	switch authz.Reason(o.reason) {
 	case authz.UnknownKey:
 		return "to let this key in, add it to a user in the policy and reload: " + strings.TrimSpace(string(ssh.MarshalAuthorizedKey(o.key)))
+	case authz.NotFrom, authz.Excepted, authz.NotYet, authz.Expired, authz.OutsideHours:
+		return "the user's \"when\" in the policy does not hold; change it if it should"
 	case authz.OtherUser:
 		return "the key belongs to somebody else than the login says: log in without a user name, or with the key's own"
 	}

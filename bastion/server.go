@@ -35,6 +35,10 @@ type Config struct {
 	// nil: OwnAddrs, those of the machine's interfaces.
 	OwnAddrs func() ([]netip.Addr, error)
 
+	// Now is the time by which the policy's conditions are judged; nil:
+	// time.Now.
+	Now func() time.Time
+
 	// RekeyThreshold is after how many bytes the server renews the keys of a
 	// connection; 0: as the cipher wants it.
 	RekeyThreshold uint64
@@ -50,7 +54,8 @@ type Server struct {
 	gate      *gate
 	forwarder *Forwarder
 	gateLines throttle
-	rekey     uint64 // Config.RekeyThreshold
+	now       func() time.Time // Config.Now
+	rekey     uint64           // Config.RekeyThreshold
 
 	tending context.CancelFunc
 	tended  sync.WaitGroup
@@ -77,6 +82,7 @@ func New(c Config) (*Server, error) {
 		conns:     map[*connection]struct{}{},
 		gateLines: throttle{every: time.Second},
 		rekey:     c.RekeyThreshold,
+		now:       c.Now,
 	}
 	for _, key := range c.HostKeys {
 		signer, err := hostSigner(key)
@@ -95,7 +101,11 @@ func New(c Config) (*Server, error) {
 	if err := s.policies.set(c.Policy); err != nil {
 		return nil, err
 	}
+	if s.now == nil {
+		s.now = time.Now
+	}
 	s.forwarder = &Forwarder{
+		now:        s.now,
 		authorizer: &s.policies, hosts: c.Hosts, dns: c.DNS, dialer: c.Dialer, recorder: c.Recorder,
 		limits: c.Limits, progress: c.Progress, closeOnLogFailure: c.CloseOnLogFailure, log: c.Log,
 	}
@@ -195,12 +205,7 @@ func (s *Server) SetPolicy(p *authz.Policy) (forwards, conns int) {
 	}
 	forwards = s.forwarder.rejudge()
 	for _, c := range s.connections() {
-		who := c.principal()
-		if who == nil {
-			continue
-		}
-		if reason := p.Holds(who.User, who.Key); reason != "" {
-			c.end(&endCause{string(reason), "the policy no longer admits this key of this user"})
+		if c.principal() != nil && !c.judgeAgain() {
 			conns++
 		}
 	}
