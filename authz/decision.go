@@ -2,6 +2,7 @@ package authz
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -60,6 +61,21 @@ const (
 
 	Granted Reason = "granted"
 )
+
+// Words are the reason for people, for "may not open TARGET (…)".
+func (r Reason) Words() string {
+	switch r {
+	case NotFrom:
+		return "not from your address"
+	case Excepted:
+		return "your address is excepted"
+	case Expired:
+		return "no longer"
+	case NeedsTouch:
+		return "needs a security key that is touched"
+	}
+	return strings.ReplaceAll(string(r), "_", " ")
+}
 
 // AnyKey, as the key of a Request, asks what a user may do whatever his key.
 // It is for explaining: nobody has proven such a key, so the answer is never

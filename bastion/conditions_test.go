@@ -156,7 +156,7 @@ func TestFromIsTheAddressOfTheConnection(t *testing.T) {
 	client := b.Dial()
 	mustOpen(t, client, target(port))
 	_, err := client.Dial("tcp", fmt.Sprintf("other:%d", port))
-	if refused := openError(t, err); !strings.Contains(refused.Message, "(excepted)") {
+	if refused := openError(t, err); !strings.Contains(refused.Message, "(your address is excepted)") {
 		t.Errorf("%v", refused)
 	}
 }
@@ -168,7 +168,7 @@ func TestAGrantThatRequiresTouchWantsAKeyThatShowsIt(t *testing.T) {
 		"  - {name: touched, users: [alice, carol], to: [a], require: [touch]}\n")
 	port := bastiontest.Target(t, bastiontest.Echo)
 	_, err := b.Dial().Dial("tcp", target(port))
-	if refused := openError(t, err); !strings.Contains(refused.Message, "(needs touch)") {
+	if refused := openError(t, err); !strings.Contains(refused.Message, "(needs a security key that is touched)") {
 		t.Errorf("%v", refused)
 	}
 	mustOpen(t, b.DialAs(b.ClientConfig("carol", touched)), target(port))

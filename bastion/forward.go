@@ -214,7 +214,7 @@ func (f *Forwarder) Forward(ctx context.Context, p Principal, ask Ask, accept fu
 		return refusal
 	}
 	defer target.Close()
-	client, refusal := f.confirm(answer, fw, target, accept)
+	client, refusal := f.confirm(fw, target, accept)
 	if refusal != nil {
 		return refusal
 	}
@@ -232,7 +232,7 @@ func (f *Forwarder) Forward(ctx context.Context, p Principal, ask Ask, accept fu
 // confirm tells the client that its target is connected. A client that has
 // stopped reading can hold that for as long as it likes, so it is not waited
 // for beyond the limit on the answer, nor when the forward is cut.
-func (f *Forwarder) confirm(ctx context.Context, fw *forward, target net.Conn, accept func() (Stream, error)) (Stream, *Refusal) {
+func (f *Forwarder) confirm(fw *forward, target net.Conn, accept func() (Stream, error)) (Stream, *Refusal) {
 	type accepted struct {
 		stream Stream
 		err    error
@@ -242,18 +242,23 @@ func (f *Forwarder) confirm(ctx context.Context, fw *forward, target net.Conn, a
 		stream, err := accept()
 		done <- accepted{stream, err}
 	}()
+	late := time.NewTimer(time.Until(fw.started.Add(f.limits.DialTimeout)))
+	defer late.Stop()
+	var cause *endCause
 	select {
 	case a := <-done:
+		// A client may have sent all it had and be gone by now: that is still
+		// to be given to the target.
 		if a.err == nil {
 			return a.stream, nil
 		}
-	case <-ctx.Done():
-	}
-	abort(target)
-	cause := causeOf(ctx, &endCause{reasonClientGone, "the client was gone before the forward was confirmed"})
-	if cause.reason == reasonTimeout {
+		cause = fw.cause(&endCause{reasonClientGone, "the client was gone before the forward was confirmed"})
+	case <-fw.cutting.Done():
+		cause = causeOf(fw.cutting, draining)
+	case <-late.C:
 		cause = &endCause{reasonClientGone, "the client did not read that the forward is open"}
 	}
+	abort(target)
 	f.end(fw, audit.ForwardFail, cause)
 	return nil, &Refusal{ByNetwork, fw.sentence("not confirmed")}
 }

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"sekisho/audit"
@@ -121,7 +120,7 @@ func (f *Forwarder) unresolved(fw *forward, d authz.Decision, err error) *Refusa
 // mayNot is the sentence for a target that the user may not reach.
 func (f *Forwarder) mayNot(fw *forward, reason authz.Reason) string {
 	return fmt.Sprintf("%s may not open %s (%s); what you may reach: ssh bastion",
-		fw.principal.User, fw.target(), strings.ReplaceAll(string(reason), "_", " "))
+		fw.principal.User, fw.target(), reason.Words())
 }
 
 // decided is the cause of a forward that a decision refuses.

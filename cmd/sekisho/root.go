@@ -54,6 +54,8 @@ func report(w io.Writer, err error) int {
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.Is(err, errDenied):
+		return exitError
 	case errors.As(err, &bad):
 		tell(w, bad.problems)
 		return exitError
@@ -124,7 +126,7 @@ Set up a server:  sekisho init DIR, then sekisho check DIR, then sekisho serve D
 	root.CompletionOptions.HiddenDefaultCmd = true
 	cobra.EnableCommandSorting = false // their order is that of use
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(newInit(std), newCheck(std), newServe(std), newDemo(std), newVersion(std))
+	root.AddCommand(newInit(std), newCheck(std), newServe(std), newExplain(std), newDemo(std), newVersion(std))
 	return root
 }
 

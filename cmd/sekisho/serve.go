@@ -112,6 +112,9 @@ func logProblems(log *logrus.Logger, problems strictyaml.Problems) {
 	}
 }
 
+// systemDNS asks the servers of resolv.conf.
+var systemDNS = &net.Resolver{PreferGo: true}
+
 // A service is a server with all that belongs to it, listening.
 type service struct {
 	setup     *setup
@@ -160,7 +163,7 @@ func (svc *service) open() error {
 	var err error
 	svc.server, err = bastion.New(bastion.Config{
 		Name: s.settings.Name, HostKeys: s.hostKeys, Policy: s.policy,
-		Hosts: s.hosts, DNS: &net.Resolver{PreferGo: true},
+		Hosts: s.hosts, DNS: systemDNS,
 		Recorder: svc.book, Limits: s.settings.Limits, Log: svc.log,
 		Progress: s.settings.Audit.Progress, CloseOnLogFailure: s.settings.Audit.OnFailure == "close",
 	})

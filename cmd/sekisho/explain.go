@@ -1,0 +1,324 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/crypto/ssh"
+
+	"sekisho/authz"
+)
+
+// errDenied is the outcome of an explanation that ends in a refusal: all is
+// said already.
+var errDenied = errors.New("denied")
+
+func newExplain(std stdio) *cobra.Command {
+	var w where
+	var ask question
+	var from, at, key string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "explain USER HOST:PORT",
+		Short: "Say why a user may or may not reach a target",
+		Long: `Explain decides as serve does, from the files as they are now, and prints the
+path to the decision: each grant of the user, what fits and which condition fails
+first, the addresses of the host and what the fence says to each.
+
+DNS is asked only with --resolve. What is not said counts as unknown: without
+--from no condition on the source holds, and without --key it is asked about the
+user whatever his key, and no touch is shown.
+
+The exit status is 0 if it is allowed and 1 if not.`,
+		Example: `  sekisho explain alice rds:3306
+  sekisho explain alice rds:3306 --from 203.0.113.9 --at "2027-03-31 18:30" --json`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return usagef("see sekisho explain --help", "explain takes a user and a target, not %d arguments", len(args))
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			host, port, err := splitTarget(args[1])
+			if err != nil {
+				return err
+			}
+			ask.request = authz.Request{User: args[0], Key: authz.AnyKey, Host: host, Port: port, Time: time.Now()}
+			if from != "" {
+				if ask.request.Source, err = netip.ParseAddr(from); err != nil {
+					return usagef("write it as 203.0.113.9 or 2001:db8::1", "--from %q is not an IP address", from)
+				}
+			}
+			if key != "" {
+				if err := ask.setKey(key, std.in); err != nil {
+					return err
+				}
+			}
+			config, given, err := w.find(cmd, nil)
+			if err != nil {
+				return err
+			}
+			s, problems := load(config, given, os.Environ())
+			if problems.Err() != nil {
+				return &badFiles{problems}
+			}
+			if at != "" {
+				if ask.request.Time, err = parseTime(at, s.policy.Timezone()); err != nil {
+					return err
+				}
+			}
+			answer := ask.answer(cmd.Context(), s)
+			if asJSON {
+				err = answer.writeJSON(std.out)
+			} else {
+				err = answer.write(std.out, s.policy.Timezone())
+			}
+			if err == nil && answer.Effect != authz.Allow {
+				err = errDenied
+			}
+			return err
+		},
+	}
+	w.addFlags(cmd)
+	f := cmd.Flags()
+	f.StringVar(&from, "from", "", "the `IP` address that the user connects from")
+	f.StringVar(&at, "at", "", "the `time` to decide for, in the policy's zone: 2027-03-31 18:30 (default: now)")
+	f.StringVar(&key, "key", "", "the `file` with the public key that the user logs in with")
+	f.BoolVar(&ask.resolve, "resolve", false, "ask DNS, where the server would")
+	f.BoolVar(&asJSON, "json", false, "print the explanation as JSON")
+	return cmd
+}
+
+func splitTarget(s string) (host string, port uint32, err error) {
+	const hint = "write it as rds:3306, 10.0.1.5:22 or [2001:db8::1]:22"
+	host, text, err := net.SplitHostPort(s)
+	if err != nil {
+		return "", 0, usagef(hint, "%q is not a host and a port", s)
+	}
+	n, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		return "", 0, usagef(hint, "%q is not a port", text)
+	}
+	return host, uint32(n), nil
+}
+
+// parseTime reads a time in zone, unless it says its own.
+func parseTime(s string, zone *time.Location) (time.Time, error) {
+	if t, err := time.Parse(time.RFC3339, s); err == nil {
+		return t, nil
+	}
+	for _, layout := range []string{"2006-01-02 15:04:05", "2006-01-02 15:04", "2006-01-02"} {
+		if t, err := time.ParseInLocation(layout, s, zone); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, usagef("write it as 2027-03-31 18:30, or with its own offset as 2027-03-31T18:30:00+09:00", "%q is not a time", s)
+}
+
+// A question is what explain is asked.
+type question struct {
+	request authz.Request
+	resolve bool
+}
+
+func (q *question) setKey(file string, stdin io.Reader) error {
+	keys, err := readUserKeys(file, stdin)
+	if err != nil {
+		return err
+	}
+	if len(keys) != 1 {
+		return failf("give a file with that one key", "%s has %s", file, many(len(keys), "key"))
+	}
+	q.request.Key = ssh.FingerprintSHA256(keys[0].key)
+	q.request.Touch = strings.HasPrefix(keys[0].key.Type(), "sk-") // the login wants it
+	return nil
+}
+
+// An answer is what explain prints.
+type answer struct {
+	User      string            `json:"user"`
+	Host      string            `json:"host"`
+	Port      uint32            `json:"port"`
+	Key       string            `json:"key,omitempty"`
+	Source    netip.Addr        `json:"source,omitzero"`
+	Time      time.Time         `json:"time"`
+	Effect    authz.Effect      `json:"effect"`
+	Reason    string            `json:"reason"`
+	Name      authz.Explanation `json:"name"`                // of the host and port as asked
+	Addresses []judged          `json:"addresses,omitempty"` // each on its own
+	Resolving string            `json:"resolving,omitempty"` // why there are no addresses
+}
+
+// judged is an address of the host, with its explanation.
+type judged struct {
+	Addr        netip.Addr        `json:"addr"`
+	From        string            `json:"from"` // hosts, dns or request
+	Explanation authz.Explanation `json:"explanation"`
+}
+
+// answer decides as a forward does: on the name, and on each of its addresses.
+func (q *question) answer(ctx context.Context, s *setup) *answer {
+	r := q.request
+	a := &answer{User: r.User, Host: r.Host, Port: r.Port, Source: r.Source, Time: r.Time, Name: s.policy.Explain(r)}
+	if r.Key != authz.AnyKey {
+		a.Key = r.Key
+	}
+	d := a.Name.Decision
+	a.Effect, a.Reason = d.Effect, string(d.Reason)
+	if d.Effect != authz.Allow {
+		return a
+	}
+	addrs, from, err := q.addresses(ctx, s, d)
+	switch {
+	case err != nil && d.DNS && !q.resolve:
+		a.Resolving = "the name is not in the hosts file; DNS is asked with --resolve"
+		return a // allowed, as far as is known
+	case err != nil:
+		a.Effect, a.Reason, a.Resolving = authz.Deny, "no_such_name", err.Error()
+		return a
+	}
+	a.Effect, a.Reason = authz.Deny, ""
+	for _, addr := range addrs {
+		r.Addr = addr.Unmap()
+		e := s.policy.Explain(r)
+		a.Addresses = append(a.Addresses, judged{r.Addr, from, e})
+		if a.Effect != authz.Allow { // the first that is allowed, else the first that is not, is what counts
+			a.Effect = e.Decision.Effect
+			if a.Effect == authz.Allow || a.Reason == "" {
+				a.Reason = string(e.Decision.Reason)
+			}
+		}
+	}
+	return a
+}
+
+func (q *question) addresses(ctx context.Context, s *setup, d authz.Decision) ([]netip.Addr, string, error) {
+	if d.Literal.IsValid() {
+		return []netip.Addr{d.Literal}, "request", nil
+	}
+	addrs, err := s.hosts.LookupNetIP(ctx, "ip", d.Host)
+	if err == nil || !d.DNS || !q.resolve {
+		return addrs, "hosts", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.settings.Limits.DialTimeout)
+	defer cancel()
+	addrs, err = systemDNS.LookupNetIP(ctx, "ip", d.Host+".")
+	return addrs, "dns", err
+}
+
+func (a *answer) writeJSON(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(a)
+}
+
+// write prints the answer for a person.
+func (a *answer) write(w io.Writer, zone *time.Location) error {
+	var b strings.Builder
+	say := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	source := ""
+	if a.Source.IsValid() {
+		source = " from " + a.Source.String()
+	}
+	verdict := "denied: " + authz.Reason(a.Reason).Words()
+	if a.Effect == authz.Allow {
+		verdict = fmt.Sprintf("allowed by grant %q", a.grant())
+	}
+	target := net.JoinHostPort(a.Host, strconv.FormatUint(uint64(a.Port), 10))
+	say("%s to %s%s at %s: %s", a.User, target, source, a.Time.In(zone).Format("2006-01-02 15:04:05 MST"), verdict)
+	if detail := a.detail(); detail != "" && a.Effect != authz.Allow {
+		say("  %s", detail)
+	}
+	if len(a.Name.User) > 0 {
+		say("\nConditions of %s:", a.User)
+		writeConditions(say, "  ", a.Name.User)
+	}
+	if len(a.Name.Grants) > 0 {
+		say("\nGrants of %s, in file order:", a.User)
+		for _, g := range a.Name.Grants {
+			say("  %s %s%s", mark(g.Fits && g.Holds), g.Grant, because(cmp.Or(g.Detail, fitting(g))))
+			if g.Fits {
+				writeConditions(say, "      ", g.Conditions)
+			}
+		}
+	}
+	if len(a.Addresses) > 0 {
+		say("\nAddresses of %s, from %s:", a.Host, map[string]string{"hosts": "the hosts file", "dns": "DNS", "request": "the request itself"}[a.Addresses[0].From])
+		for _, j := range a.Addresses {
+			d := j.Explanation.Decision
+			if d.Effect == authz.Allow {
+				say("  %s %s: allowed by grant %q", mark(true), j.Addr, d.Grant)
+			} else {
+				say("  %s %s: %s%s", mark(false), j.Addr, d.Reason.Words(), because(d.Detail))
+			}
+		}
+	} else if a.Resolving != "" {
+		say("\nAddresses of %s: none are known%s", a.Host, because(a.Resolving))
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// grant is the one that allows: by the first address that is allowed, as far
+// as addresses are known.
+func (a *answer) grant() string {
+	for _, j := range a.Addresses {
+		if d := j.Explanation.Decision; d.Effect == authz.Allow {
+			return d.Grant
+		}
+	}
+	return a.Name.Decision.Grant
+}
+
+// detail is the sentence of what denies.
+func (a *answer) detail() string {
+	if len(a.Addresses) > 0 {
+		return a.Addresses[0].Explanation.Decision.Detail
+	}
+	return cmp.Or(a.Name.Decision.Detail, a.Resolving)
+}
+
+func writeConditions(say func(string, ...any), indent string, steps []authz.ConditionStep) {
+	for _, c := range steps {
+		say("%s%s %s%s", indent, mark(c.Holds || c.Waived), c.Text, because(c.Detail))
+	}
+}
+
+// fitting says which target of a grant fits.
+func fitting(g authz.GrantStep) string {
+	for _, t := range g.Targets {
+		switch {
+		case t.Fits && t.Open:
+			return fmt.Sprintf("target %q, if the address lies in %s", t.Target, t.Host)
+		case t.Fits:
+			return fmt.Sprintf("target %q has host %s, port %s", t.Target, t.Host, t.Port)
+		}
+	}
+	return ""
+}
+
+func because(detail string) string {
+	if detail == "" {
+		return ""
+	}
+	return ": " + detail
+}
+
+func mark(good bool) string {
+	if good {
+		return "+"
+	}
+	return "-"
+}
