@@ -112,9 +112,6 @@ func logProblems(log *logrus.Logger, problems strictyaml.Problems) {
 	}
 }
 
-// systemDNS asks the servers of resolv.conf.
-var systemDNS = &net.Resolver{PreferGo: true}
-
 // A service is a server with all that belongs to it, listening.
 type service struct {
 	setup     *setup
