@@ -183,12 +183,12 @@ func (c *connection) channel(handle func(*connection, ssh.NewChannel, func())) g
 	}
 }
 
-// tooLate records what a client asked for that was gone before it was looked
-// at: who leaves at once must not hide what he tried.
+// tooLate judges and records what a client asked for that was gone before it
+// was looked at: who leaves at once must not hide what he tried.
 func (c *connection) tooLate(ch ssh.NewChannel) {
 	if ask, err := parseDirectTCPIP(ch.ExtraData()); ch.ChannelType() == "direct-tcpip" && err == nil {
 		ask.At = time.Now()
-		c.server.forwarder.refuse(context.Background(), *c.principal(), ask, causeOf(c.ctx, draining))
+		c.server.forwarder.tooLate(c.ctx, *c.principal(), ask)
 	}
 }
 

@@ -94,8 +94,10 @@ type endCause struct{ reason, detail string }
 func (e *endCause) Error() string { return e.detail }
 
 const (
-	// maxAddresses bounds how many addresses of one name are judged and dialled.
+	// maxAddresses bounds how many addresses of one name are dialled, and
+	// maxAnswers how many are judged.
 	maxAddresses = 16
+	maxAnswers   = 256
 
 	// recordWait is how long an answer or an end waits for its record. The
 	// record is written all the same, but a disk that hangs holds nobody up.
@@ -161,7 +163,7 @@ type forward struct {
 
 	// address is what is about to be dialled, or was. It is set before the
 	// last decision on it, so that a change of policy at any moment is met
-	// either by that decision or by Rejudge.
+	// either by that decision or by rejudge.
 	address atomic.Pointer[netip.AddrPort]
 }
 
@@ -284,6 +286,18 @@ func (f *Forwarder) refuse(ctx context.Context, p Principal, ask Ask, limit *end
 	fw, finished := newForward(ctx, p, ask)
 	defer finished()
 	return f.turnAway(fw, limit)
+}
+
+// tooLate records a forward that was asked for by a client who had gone: as
+// denied where it would have been.
+func (f *Forwarder) tooLate(ctx context.Context, p Principal, ask Ask) {
+	fw, finished := newForward(ctx, p, ask)
+	defer finished()
+	cause := fw.cause(draining)
+	if d := f.decide(fw, netip.Addr{}); d.Effect != authz.Allow {
+		cause = decided(d)
+	}
+	f.deny(fw, ByPolicy, cause, cause.detail)
 }
 
 // turnAway denies a forward for which there is no room.

@@ -200,17 +200,10 @@ func TestWhoLeavesAtOnceDoesNotHideWhatHeTried(t *testing.T) {
 	}
 	b.Book.Await(t, audit.ForwardDeny, times)
 	b.Book.Await(t, audit.ConnClose, times)
-	judged := 0
 	for _, rec := range b.Book.Records(audit.ForwardDeny) {
-		if rec.Target.Host != "crown-jewels" {
+		if rec.Target.Host != "crown-jewels" || rec.Reason != "no_grant" {
 			t.Errorf("%s", rec.AppendJSON(nil))
 		}
-		if rec.Reason == "no_grant" {
-			judged++
-		}
-	}
-	if judged == 0 { // those that came after the connection was over are not
-		t.Error("none was judged")
 	}
 }
 

@@ -29,11 +29,15 @@ func (f *Forwarder) judge(ctx context.Context, fw *forward) ([]netip.AddrPort, *
 	var first authz.Decision // on the first address refused: its reason is the forward's if all are
 	for _, addr := range addrs {
 		a := f.authorizer.Decide(fw.request(addr, f.now()))
+		if a.Effect == authz.Allow && len(allowed) == maxAddresses {
+			fw.dropped = append(fw.dropped, audit.Dropped{Addr: addr, Reason: reasonLimit})
+			continue
+		}
 		if a.Effect == authz.Allow {
 			allowed = append(allowed, netip.AddrPortFrom(addr, uint16(fw.ask.Target.Port)))
 			continue
 		}
-		if len(fw.dropped) == 0 {
+		if first.Reason == "" {
 			first = a
 		}
 		fw.dropped = append(fw.dropped, audit.Dropped{Addr: addr, Reason: string(a.Reason)})
@@ -91,7 +95,7 @@ func (f *Forwarder) resolve(ctx context.Context, fw *forward, d authz.Decision) 
 	}
 	unique := make([]netip.Addr, 0, len(addrs))
 	for _, a := range addrs {
-		if a = a.Unmap(); !slices.Contains(unique, a) && len(unique) < maxAddresses {
+		if a = a.Unmap(); !slices.Contains(unique, a) && len(unique) < maxAnswers {
 			unique = append(unique, a)
 		}
 	}

@@ -50,9 +50,12 @@ func (f *Forwarder) end(fw *forward, t audit.Type, cause *endCause) {
 	rec.BytesUp, rec.BytesDown = fw.flow.up.Load(), fw.flow.down.Load()
 	rec.Duration = time.Since(fw.started)
 	line := f.logLine(fw).WithFields(logrus.Fields{
-		fieldReason: rec.Reason, fieldDetail: printable(rec.Detail),
-		"bytes_up": rec.BytesUp, "bytes_down": rec.BytesDown, "duration_ms": rec.Duration.Milliseconds(),
+		fieldReason: rec.Reason,
+		"bytes_up":  rec.BytesUp, "bytes_down": rec.BytesDown, "duration_ms": rec.Duration.Milliseconds(),
 	})
+	if rec.Detail != "" {
+		line = line.WithField(fieldDetail, printable(rec.Detail))
+	}
 	if t == audit.ForwardFail {
 		line.Warn("forward failed")
 	} else {

@@ -155,8 +155,8 @@ func examples(grants []authz.GrantView) (shell, tunnel string) {
 						shell = host
 					}
 				case tunnel == "":
-					local := low
-					if low < 10000 {
+					local := 10000 + low%10000
+					if local == low { // where the bastion is this very machine, it is taken
 						local += 10000
 					}
 					tunnel = fmt.Sprintf("%d:%s:%d", local, bracketed(host), low)

@@ -17,7 +17,8 @@ func TestExamplesCanBeTyped(t *testing.T) {
 	}{
 		{"ssh and a database", []authz.GrantView{target([]string{"22"}, "web-*.corp.example", "appserver"), target([]string{"3306"}, "rds")}, "appserver", "13306:rds:3306"},
 		{"a range that holds 22", []authz.GrantView{target([]string{"20-25"}, "a")}, "a", ""},
-		{"no ssh", []authz.GrantView{target([]string{"38673"}, "web")}, "", "38673:web:38673"},
+		{"no ssh", []authz.GrantView{target([]string{"38673"}, "web")}, "", "18673:web:38673"},
+		{"a high port", []authz.GrantView{target([]string{"15432"}, "db")}, "", "25432:db:15432"},
 		{"only a network", []authz.GrantView{target([]string{"22", "8000-8100"}, "10.0.0.0/8")}, "HOST", "18000:HOST:8000"},
 		{"an IPv6 address", []authz.GrantView{target([]string{"5432"}, "fd00::5")}, "", "15432:[fd00::5]:5432"},
 		{"nothing", nil, "", ""},

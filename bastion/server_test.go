@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -429,6 +430,29 @@ grants:
 		t.Errorf("%d retries, end at %s", len(retry), end.Address)
 	}
 	b.Book.Check(t)
+}
+
+func TestOfManyAddressesAllAreJudgedAndSomeAreTried(t *testing.T) {
+	var addrs, networks []string
+	for i := range 20 {
+		addrs = append(addrs, fmt.Sprintf("127.0.1.%d", i+1))
+		networks = append(networks, addrs[i]+"/32")
+	}
+	b := bastiontest.Start(t, bastiontest.Options{
+		Policy:   strings.Replace(twoUsers, "hosts: [target]", "hosts: [many]", 1),
+		Networks: networks[3:], // the first ones are refused
+		Hosts:    bastiontest.Hosts{"many": addrs},
+		Dialer: dialFunc(func(context.Context, string, string) (net.Conn, error) {
+			return nil, syscall.ECONNREFUSED
+		}),
+	})
+	_, err := b.Dial().Dial("tcp", "many:1")
+	openError(t, err)
+	b.Book.Await(t, audit.ForwardFail, 1)
+	open, retries := b.Book.Records(audit.ForwardOpen)[0], b.Book.Records(audit.ForwardRetry)
+	if open.Address.Addr().String() != "127.0.1.4" || len(retries) != 15 || len(open.Dropped) != 4 || open.Dropped[3].Reason != "limit" {
+		t.Errorf("%d retries; %s", len(retries), open.AppendJSON(nil))
+	}
 }
 
 func TestADeadTargetDelaysNobodyAndIsAnsweredInTime(t *testing.T) {
