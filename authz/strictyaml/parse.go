@@ -76,7 +76,25 @@ func (d *document) sorted() Problems {
 		}
 	}
 	ps.Sort()
-	return ps
+	return ps.most(maxProblems)
+}
+
+// maxProblems is how many problems of a file are told: nobody reads more, and
+// a large file that is wrong throughout must not flood what they are told in.
+const maxProblems = 1000
+
+// most returns the first n problems, errors before warnings, and a last one
+// that says how many there are besides.
+func (ps Problems) most(n int) Problems {
+	if len(ps) <= n {
+		return ps
+	}
+	errs, warnings := ps.Errors(), ps.Warnings()
+	more := Problem{File: ps[0].File, Warning: len(errs) <= n, Message: fmt.Sprintf("and %d more problems", len(ps)-n)}
+	kept := errs[:min(len(errs), n)]
+	kept = append(kept, warnings[:n-len(kept)]...)
+	kept.Sort()
+	return append(kept, more)
 }
 
 func (d *document) parse(r io.Reader) *Node {
