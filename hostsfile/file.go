@@ -118,13 +118,8 @@ func (f *File) reload() (changed bool, found string, err error) {
 func (f *File) Follow(ctx context.Context, report func(changed bool, err error)) error {
 	refused := ""
 	w := watcher{path: f.path, settle: f.settle, poll: f.poll, known: f.current.Load().seen}
-	w.changed = func() {
+	w.changed = func() (retry bool) {
 		changed, found, err := f.reload()
-		// Not the content was refused: the file could not be read, perhaps for
-		// want of descriptors. Nothing in its state will tell when it can.
-		if parseErr := (*ParseError)(nil); err != nil && !errors.As(err, &parseErr) {
-			w.known = state{err: err}
-		}
 		switch {
 		case err != nil && found != refused:
 			refused = found
@@ -133,6 +128,10 @@ func (f *File) Follow(ctx context.Context, report func(changed bool, err error))
 			refused = ""
 			report(changed, nil)
 		}
+		// If not the content was refused, the file could not be read, and nothing
+		// in its state will tell when it can.
+		var parseErr *ParseError
+		return err != nil && !errors.As(err, &parseErr)
 	}
 	return w.run(ctx)
 }

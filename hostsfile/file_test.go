@@ -405,7 +405,7 @@ func TestFollow(t *testing.T) {
 		w := watcher{path: path, settle: settle, poll: settle, known: before}
 		replace(t, path, "10.0.1.1 a\n")
 		calls := 0
-		w.changed = func() { calls++ }
+		w.changed = func() bool { calls++; return false }
 		for range 5 { // looks, as run does them, but never listens
 			w.look()
 		}
@@ -415,7 +415,7 @@ func TestFollow(t *testing.T) {
 	})
 	t.Run("a file that changes while it is looked at waits", func(t *testing.T) {
 		path := setup(t)
-		w := watcher{path: path, settle: settle, poll: time.Hour, known: stateOf(path), changed: func() { t.Error("called") }}
+		w := watcher{path: path, settle: settle, poll: time.Hour, known: stateOf(path), changed: func() bool { t.Error("called"); return false }}
 		for i := range 10 {
 			write(t, path, strings.Repeat("10.0.1.1 a\n", i+2))
 			if wait := w.look(); wait != settle {
@@ -438,9 +438,10 @@ func TestWatch(t *testing.T) {
 	calls := make(chan string, 100)
 	done := make(chan error)
 	go func() {
-		done <- Watch(ctx, path, settle, func() {
+		done <- Watch(ctx, path, settle, func() bool {
 			text, _ := os.ReadFile(path)
 			calls <- string(text)
+			return false
 		})
 	}()
 	time.Sleep(quiet) // Watch must have begun before the file changes
@@ -470,6 +471,35 @@ func TestWatch(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// What changed could not read is pending until it can, though the file stays as
+// it is.
+func TestWatchTriesAgain(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "policy.yaml")
+	write(t, path, "version: 1\n")
+	calls := make(chan int, 100)
+	n := 0
+	w := watcher{path: path, settle: settle, poll: 2 * settle, known: state{err: fs.ErrNotExist}}
+	w.changed = func() bool {
+		n++
+		calls <- n
+		return n < 3
+	}
+	go w.run(t.Context())
+	for range 3 {
+		select {
+		case <-calls:
+		case <-time.After(deadline):
+			t.Fatal("not called again")
+		}
+	}
+	select {
+	case <-calls:
+		t.Error("called again without having asked for it")
+	case <-time.After(quiet):
 	}
 }
 

@@ -25,10 +25,11 @@ const pollInterval = 5 * time.Second
 // those. Where that cannot be had, the file is looked at every 5 s. A file that
 // never comes to rest is never reported.
 //
-// changed is never called twice at once, and not again for a file that it failed
-// to read unless the file changes. The error is that the folder of path is
-// not there to begin with.
-func Watch(ctx context.Context, path string, settle time.Duration, changed func()) error {
+// changed is never called twice at once. When it returns retry, as it should if it
+// could not read the file, for want of descriptors perhaps, then the change is
+// still pending: changed is called again, at the next event in a folder or at the
+// next poll. The error is that the folder of path is not there to begin with.
+func Watch(ctx context.Context, path string, settle time.Duration, changed func() (retry bool)) error {
 	w := watcher{path: path, settle: settle, poll: pollInterval, known: stateOf(path), changed: changed}
 	return w.run(ctx)
 }
@@ -37,9 +38,10 @@ func Watch(ctx context.Context, path string, settle time.Duration, changed func(
 type watcher struct {
 	path         string
 	settle, poll time.Duration
-	changed      func()
+	changed      func() (retry bool)
 
 	known   state  // what changed was last called for
+	retry   bool   // changed asked to be called for it again
 	pending *state // differs from known, and is to be found again after settle; or nil
 
 	notify  *fsnotify.Watcher // nil while there is none: the poll goes on
@@ -94,14 +96,14 @@ func (w *watcher) run(ctx context.Context) error {
 func (w *watcher) look() time.Duration {
 	now := stateOf(w.path)
 	switch {
-	case now.same(w.known):
+	case now.same(w.known) && !w.retry:
 		w.pending = nil
 	case w.pending == nil || !now.same(*w.pending):
 		w.pending = &now
 		return w.settle
 	default:
 		w.known, w.pending = now, nil
-		w.changed()
+		w.retry = w.changed()
 	}
 	return w.poll
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -21,6 +22,9 @@ const (
 	settlePolicy = time.Second
 )
 
+// againAfter is when a file is tried again that could not be read at the start.
+const againAfter = 5 * time.Second
+
 // follow takes over changes of the hosts file, and of the policy if the
 // settings say so, until ctx ends.
 func (svc *service) follow(ctx context.Context) {
@@ -33,11 +37,25 @@ func (svc *service) follow(ctx context.Context) {
 	<-ended
 }
 
-func (svc *service) watch(ctx context.Context, path string, settle time.Duration, changed func()) {
+func (svc *service) watch(ctx context.Context, path string, settle time.Duration, changed func() (retry bool)) {
 	// What has changed between the load and the watch, is seen by looking
 	// once more after it has begun.
-	once := time.AfterFunc(settle, changed)
-	defer once.Stop()
+	looked := make(chan struct{})
+	looking, stop := context.WithCancel(ctx)
+	defer func() { stop(); <-looked }()
+	go func() {
+		defer close(looked)
+		for wait := settle; ; wait = againAfter {
+			select {
+			case <-looking.Done():
+				return
+			case <-time.After(wait):
+			}
+			if !changed() {
+				return
+			}
+		}
+	}()
 	if err := hostsfile.Watch(ctx, path, settle, changed); err != nil {
 		svc.log.WithError(err).WithField("file", path).Error("the file cannot be followed; SIGHUP reads it again")
 	}
@@ -76,25 +94,36 @@ func (svc *service) reload() {
 	svc.takeOver(policy, counts, "signal")
 }
 
-// reloadPolicy takes over a policy that has changed.
-func (svc *service) reloadPolicy() {
+// reloadPolicy takes over a policy that has changed. It is to be tried again
+// if the file could not be read, which is told once.
+func (svc *service) reloadPolicy() (retry bool) {
 	svc.reloading.Lock()
 	defer svc.reloading.Unlock()
-	policy, counts, problems := svc.setup.readPolicy()
+	policy, counts, unread, problems := svc.setup.tryPolicy()
+	last := svc.policyUnread
+	svc.policyUnread = ""
+	if unread {
+		svc.policyUnread = problems[0].Error()
+		if svc.policyUnread == last {
+			return true
+		}
+	}
 	problems = append(problems, svc.setup.checkModesOf(svc.setup.settings.Policy)...)
 	if problems.Err() != nil {
 		svc.refuse("watch", "the policy is not taken over: the one that was in force stays", problems)
-		return
+		return unread
 	}
 	if policy.Hash() == svc.setup.policy.Hash() {
-		return
+		return false
 	}
 	logProblems(svc.log, problems)
 	svc.takeOver(policy, counts, "watch")
+	return false
 }
 
-// reloadHosts takes over a hosts file that has changed.
-func (svc *service) reloadHosts() {
+// reloadHosts takes over a hosts file that has changed. It is to be tried again
+// if the file could not be read, which is told once.
+func (svc *service) reloadHosts() (retry bool) {
 	svc.reloading.Lock()
 	defer svc.reloading.Unlock()
 	s := svc.setup
@@ -104,17 +133,28 @@ func (svc *service) reloadHosts() {
 		var err error
 		if changed, err = s.hosts.Reload(); err != nil {
 			problems = hostsProblems(s.path(s.settings.Hosts), err)
+			var content *hostsfile.ParseError
+			retry = !errors.As(err, &content)
+		}
+	}
+	last := svc.hostsUnread
+	svc.hostsUnread = ""
+	if retry {
+		svc.hostsUnread = problems[0].Error()
+		if svc.hostsUnread == last {
+			return true
 		}
 	}
 	if problems.Err() != nil {
 		logProblems(svc.log, problems)
 		svc.log.Error("the hosts file is not taken over: the names that were in force stay")
-		return
+		return retry
 	}
 	if changed {
 		logProblems(svc.log, fromHosts(s.hosts.Warnings()))
 		svc.log.WithField("names", s.hosts.Table().Len()).Info("hosts file reloaded")
 	}
+	return false
 }
 
 // takeOver puts a good policy in force. The book is told first, but a book

@@ -164,3 +164,23 @@ func TestReloadOfFilesThatAreGone(t *testing.T) {
 		}
 	}
 }
+
+func TestFilesThatCannotBeReadAreTriedAgain(t *testing.T) {
+	svc, dir, out := startTest(t)
+	for name, again := range map[string]func() bool{"policy.yaml": svc.reloadPolicy, "hosts": svc.reloadHosts} {
+		path := filepath.Join(dir, name)
+		if err := os.Rename(path, path+".away"); err != nil {
+			t.Fatal(err)
+		}
+		if !again() || !again() {
+			t.Errorf("%s is not to be tried again", name)
+		}
+		if n := strings.Count(out.String(), name+": cannot be read"); n != 1 {
+			t.Errorf("that %s cannot be read is told %d times:\n%s", name, n, out)
+		}
+		write(t, dir, name, "no good\n")
+		if again() {
+			t.Errorf("%s is to be tried again for its content", name)
+		}
+	}
+}

@@ -120,7 +120,9 @@ type service struct {
 	server    *bastion.Server
 	listeners []net.Listener
 
-	reloading sync.Mutex // held while files are taken over
+	reloading    sync.Mutex // held while files are taken over
+	policyUnread string     // why the policy could not be read the last time, or ""
+	hostsUnread  string     // and the hosts file
 }
 
 // start opens the audit log, which only one process may, and then listens.

@@ -97,13 +97,20 @@ func (s *setup) hostKeyPaths() []string {
 
 // readPolicy reads the policy as it is now.
 func (s *setup) readPolicy() (*authz.Policy, counts, strictyaml.Problems) {
+	policy, counts, _, problems := s.tryPolicy()
+	return policy, counts, problems
+}
+
+// tryPolicy is readPolicy, and tells a file that could not be read from one
+// that is not good.
+func (s *setup) tryPolicy() (_ *authz.Policy, _ counts, unread bool, _ strictyaml.Problems) {
 	path := s.path(s.settings.Policy)
 	content, err := readFile(path)
 	if err != nil {
-		return nil, counts{}, strictyaml.Problems{{File: path, Message: fmt.Sprintf("cannot be read: %v", reason(err))}}
+		return nil, counts{}, true, strictyaml.Problems{{File: path, Message: fmt.Sprintf("cannot be read: %v", reason(err))}}
 	}
 	policy, problems := parsePolicy(content, path, s.settings.Networks, s.settings.DNS.Zones)
-	return policy, countPolicy(content), problems
+	return policy, countPolicy(content), false, problems
 }
 
 func parsePolicy(content []byte, path string, networks []netip.Prefix, zones []string) (*authz.Policy, strictyaml.Problems) {
