@@ -78,30 +78,77 @@ func (f *File) Reload() (changed bool, err error) {
 	return changed, err
 }
 
+// Stage is the first half of Reload: it reads and judges the file, and changes
+// nothing. The other half is Commit, which takes no time and cannot fail. With a
+// *ParseError there is a Staged, too, for its Sum, but nothing to commit.
+func (f *File) Stage() (*Staged, error) {
+	f.reading.Lock()
+	defer f.reading.Unlock()
+	return f.stage()
+}
+
+// A Staged is a content of the file that was read and judged.
+type Staged struct {
+	file      *File
+	old, next *version // next has no table if it was refused
+}
+
+// Changed reports whether the content is another than that in force when it was
+// staged, and good.
+func (s *Staged) Changed() bool { return s.next != s.old && s.next.table != nil }
+
+// Sum is the SHA-256 of the content.
+func (s *Staged) Sum() [sha256.Size]byte { return s.next.sum }
+
+// Table is the table that Commit puts in force.
+func (s *Staged) Table() *Table { return s.next.table }
+
+// Commit puts the table in force and reports whether it is another than before.
+// It does nothing if some other content was taken over since Stage.
+func (s *Staged) Commit() (changed bool) {
+	return s.Changed() && s.file.current.CompareAndSwap(s.old, s.next)
+}
+
+// stage is Stage with the lock held.
+func (f *File) stage() (*Staged, error) {
+	text, seen, err := readStill(f.path)
+	if err != nil {
+		return nil, err
+	}
+	s := &Staged{file: f, old: f.current.Load(), next: &version{sum: sha256.Sum256(text), seen: seen}}
+	var old *Table // nil at Open
+	if s.old != nil {
+		if s.old.sum == s.next.sum {
+			s.next = s.old
+			return s, nil
+		}
+		old = s.old.table
+	}
+	s.next.table, s.next.warnings = parse(string(text), f.path, old)
+	if s.next.table == nil {
+		return s, &ParseError{s.next.warnings}
+	}
+	return s, nil
+}
+
 // reload also returns what it found, to tell one refused content from the next.
 func (f *File) reload() (changed bool, found string, err error) {
 	f.reading.Lock()
 	defer f.reading.Unlock()
-
-	text, seen, err := readStill(f.path)
-	if err != nil {
-		return false, err.Error(), err
-	}
-	next := &version{sum: sha256.Sum256(text), seen: seen}
-	found = string(next.sum[:])
-	var old *Table // nil at Open
-	if v := f.current.Load(); v != nil {
-		if v.sum == next.sum {
-			return false, found, nil
+	for {
+		s, err := f.stage()
+		if s == nil {
+			return false, err.Error(), err
 		}
-		old = v.table
+		found = string(s.next.sum[:])
+		if err != nil || !s.Changed() {
+			return false, found, err
+		}
+		if s.Commit() {
+			return true, found, nil
+		}
+		// Somebody has committed meanwhile what was staged before: look anew.
 	}
-	next.table, next.warnings = parse(string(text), f.path, old)
-	if next.table == nil {
-		return false, found, &ParseError{next.warnings}
-	}
-	f.current.Store(next)
-	return true, found, nil
 }
 
 // Follow reloads the file whenever it has changed and then been still for the

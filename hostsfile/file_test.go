@@ -474,6 +474,39 @@ func TestWatch(t *testing.T) {
 	}
 }
 
+func TestStage(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "hosts")
+	write(t, path, "10.0.0.1 a\n")
+	f, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same, err := f.Stage()
+	if err != nil || same.Changed() || same.Commit() {
+		t.Errorf("the same content is a change: %v", err)
+	}
+	write(t, path, "10.0.0.1 a b\n")
+	s, err := f.Stage()
+	if err != nil || !s.Changed() || s.Table().Len() != 2 || f.Table().Len() != 1 {
+		t.Fatalf("staged %+v, %v; in force are %d names", s, err, f.Table().Len())
+	}
+	write(t, path, "nonsense\n")
+	bad, err := f.Stage()
+	if parseErr := (*ParseError)(nil); !errors.As(err, &parseErr) || bad.Changed() || bad.Commit() || bad.Sum() == s.Sum() {
+		t.Errorf("staged %+v, %v", bad, err)
+	}
+	if !s.Commit() || f.Table().Len() != 2 || s.Commit() {
+		t.Errorf("not committed once: %d names", f.Table().Len())
+	}
+	write(t, path, "10.0.0.1 a b c\n")
+	late, _ := f.Stage()
+	write(t, path, "10.0.0.1 a b c d\n")
+	if _, err := f.Reload(); err != nil || late.Commit() || f.Table().Len() != 4 {
+		t.Errorf("what was staged before is in force: %d names", f.Table().Len())
+	}
+}
+
 // What changed could not read is pending until it can, though the file stays as
 // it is.
 func TestWatchTriesAgain(t *testing.T) {

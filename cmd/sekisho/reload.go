@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -72,26 +73,33 @@ func (svc *service) reload() {
 	}
 
 	policy, counts, problems := s.readPolicy()
-	problems = append(problems, s.checkModes()...)
-	hosts := false
-	if problems.Err() == nil {
-		// The hosts come last, since they are in force as soon as they are read.
-		var err error
-		if hosts, err = s.hosts.Reload(); err != nil {
-			problems = append(problems, hostsProblems(s.path(s.settings.Hosts), err)...)
-		}
-	} else if _, found := openHosts(s.path(s.settings.Hosts)); found.Err() != nil {
-		problems = append(problems, found...) // only to tell all at once
+	badPolicy := problems.Err() != nil || s.checkModesOf(s.settings.Policy).Err() != nil
+	hosts, err := s.hosts.Stage()
+	badHosts := err != nil || s.checkModesOf(s.settings.Hosts).Err() != nil
+	if err != nil {
+		problems = append(problems, hostsProblems(s.path(s.settings.Hosts), err)...)
 	}
+	problems = append(problems, s.checkModes()...)
 	if problems.Err() != nil {
-		svc.refuse("signal", "SIGHUP: nothing is taken over: the policy and hosts that were in force stay", problems)
+		svc.refuse("signal", refusal(s.settings.Watch && !badPolicy, !badHosts), problems)
 		return
 	}
 	logProblems(svc.log, problems)
-	if hosts {
-		svc.log.WithField("names", s.hosts.Table().Len()).Info("hosts file reloaded")
+	svc.takeOver(policy, counts, hosts, "signal")
+}
+
+// refusal says what becomes of the files after a SIGHUP that took nothing
+// over. One that is good by itself is followed, and so is taken over after all.
+func refusal(policyFollowed, hostsFollowed bool) string {
+	switch {
+	case policyFollowed && hostsFollowed:
+		return "SIGHUP: nothing is taken over now; the policy and the hosts file are followed, each on its own"
+	case policyFollowed:
+		return "SIGHUP: the hosts that were in force stay; the policy is followed on its own"
+	case hostsFollowed:
+		return "SIGHUP: the policy that was in force stays; the hosts file is followed on its own"
 	}
-	svc.takeOver(policy, counts, "signal")
+	return "SIGHUP: nothing is taken over: the policy and hosts that were in force stay"
 }
 
 // reloadPolicy takes over a policy that has changed. It is to be tried again
@@ -117,62 +125,82 @@ func (svc *service) reloadPolicy() (retry bool) {
 		return false
 	}
 	logProblems(svc.log, problems)
-	svc.takeOver(policy, counts, "watch")
+	svc.takeOver(policy, counts, nil, "watch")
 	return false
 }
 
 // reloadHosts takes over a hosts file that has changed. It is to be tried again
-// if the file could not be read, which is told once.
+// if the file could not be read. What is refused is told once.
 func (svc *service) reloadHosts() (retry bool) {
 	svc.reloading.Lock()
 	defer svc.reloading.Unlock()
 	s := svc.setup
 	problems := s.checkModesOf(s.settings.Hosts)
-	changed := false
-	if problems.Err() == nil {
-		var err error
-		if changed, err = s.hosts.Reload(); err != nil {
+	staged, err := s.hosts.Stage()
+	if err != nil {
+		var content *hostsfile.ParseError
+		retry = !errors.As(err, &content)
+		if problems.Err() == nil {
 			problems = hostsProblems(s.path(s.settings.Hosts), err)
-			var content *hostsfile.ParseError
-			retry = !errors.As(err, &content)
-		}
-	}
-	last := svc.hostsUnread
-	svc.hostsUnread = ""
-	if retry {
-		svc.hostsUnread = problems[0].Error()
-		if svc.hostsUnread == last {
-			return true
 		}
 	}
 	if problems.Err() != nil {
-		logProblems(svc.log, problems)
-		svc.log.Error("the hosts file is not taken over: the names that were in force stay")
+		refused := texts(problems)
+		if staged != nil {
+			refused = fmt.Sprintf("%x %s", staged.Sum(), refused)
+		}
+		if refused != svc.hostsRefused {
+			svc.hostsRefused = refused
+			svc.refuse("hosts", "the hosts file is not taken over: the names that were in force stay", problems)
+		}
 		return retry
 	}
-	if changed {
-		logProblems(svc.log, fromHosts(s.hosts.Warnings()))
-		svc.log.WithField("names", s.hosts.Table().Len()).Info("hosts file reloaded")
+	svc.hostsRefused = ""
+	if staged.Changed() {
+		told := svc.tell("the hosts file is in force, but that is not in the audit log", hostsRecord(staged, s.policy))
+		if staged.Commit() {
+			svc.sayHosts()
+		}
+		told()
 	}
 	return false
 }
 
-// takeOver puts a good policy in force. The book is told first, but a book
-// that cannot be written does not keep anybody's access alive.
-func (svc *service) takeOver(policy *authz.Policy, counts counts, reason string) {
-	recorded := make(chan error, 1)
-	go func() {
-		recorded <- svc.record(audit.Record{Type: audit.PolicyLoad, Policy: policy.Hash(), Reason: reason, Detail: counts.String()})
-	}()
-	var err error
-	told := false
-	select {
-	case err = <-recorded:
-		told = true
-	case <-time.After(300 * time.Millisecond):
+// sayHosts tells of names that have come in force.
+func (svc *service) sayHosts() {
+	hosts := svc.setup.hosts
+	logProblems(svc.log, fromHosts(hosts.Warnings()))
+	svc.log.WithField("names", hosts.Table().Len()).Info("hosts file reloaded")
+}
+
+// hostsRecord is the record of names that come in force under a policy.
+func hostsRecord(staged *hostsfile.Staged, policy *authz.Policy) audit.Record {
+	return audit.Record{
+		Type: audit.PolicyLoad, Policy: policy.Hash(), Reason: "hosts",
+		Detail: fmt.Sprintf("hosts: %s, sha256:%x", many(staged.Table().Len(), "name"), staged.Sum()),
 	}
+}
+
+// takeOver puts a good policy in force, and with it the hosts, if there are
+// any. The book is told first, but a book that cannot be written does not keep
+// anybody's access alive.
+func (svc *service) takeOver(policy *authz.Policy, counts counts, hosts *hostsfile.Staged, reason string) {
+	var recs []audit.Record
+	if hosts != nil && hosts.Changed() {
+		recs = append(recs, hostsRecord(hosts, policy))
+	}
+	recs = append(recs, audit.Record{Type: audit.PolicyLoad, Policy: policy.Hash(), Reason: reason, Detail: counts.String()})
+	told := svc.tell("the policy is in force, but its load is not in the audit log", recs...)
 	same := policy.Hash() == svc.setup.policy.Hash()
+	// The names first, since ending what is no longer allowed takes a while.
+	names := hosts != nil && hosts.Commit()
 	forwards, conns := svc.server.SetPolicy(policy)
+	if hosts != nil {
+		svc.hostsRefused = ""
+	}
+	if names {
+		svc.sayHosts()
+	}
 	svc.setup.policy, svc.setup.counts = policy, counts
 	text := "policy reloaded: "
 	if same {
@@ -180,12 +208,7 @@ func (svc *service) takeOver(policy *authz.Policy, counts counts, reason string)
 	}
 	svc.log.WithFields(logrus.Fields{"policy": policy.Hash(), "forwards_closed": forwards, "connections_closed": conns}).
 		Infof("%s%s; %s, %s closed", text, counts, many(forwards, "forward"), many(conns, "connection"))
-	if !told {
-		err = <-recorded
-	}
-	if err != nil {
-		svc.log.WithError(err).Error("the policy is in force, but its load is not in the audit log")
-	}
+	told()
 }
 
 // refuse tells of files that are not taken over.
@@ -193,12 +216,40 @@ func (svc *service) refuse(reason, text string, problems strictyaml.Problems) {
 	problems.Sort()
 	logProblems(svc.log, problems)
 	svc.log.Error(text)
+	svc.tell("that the files were refused is not in the audit log",
+		audit.Record{Type: audit.PolicyReject, Policy: svc.setup.policy.Hash(), Reason: reason, Detail: texts(problems)})()
+}
+
+// texts are the errors among problems, in one line.
+func texts(problems strictyaml.Problems) string {
 	var lines []string
 	for _, p := range problems.Errors() {
 		lines = append(lines, p.Error())
 	}
-	err := svc.record(audit.Record{Type: audit.PolicyReject, Policy: svc.setup.policy.Hash(), Reason: reason, Detail: strings.Join(lines, "; ")})
-	if err != nil {
-		svc.log.WithError(err).Error("that the files were refused is not in the audit log")
+	return strings.Join(lines, "; ")
+}
+
+// tell appends records, and waits for that no longer than it takes a book that
+// is well. The function that it returns, which does not wait, logs a failure,
+// also one that comes later.
+func (svc *service) tell(failure string, recs ...audit.Record) (told func()) {
+	recorded := make(chan error, 1)
+	go func() {
+		var errs []error
+		for _, rec := range recs {
+			errs = append(errs, svc.record(rec))
+		}
+		recorded <- errors.Join(errs...)
+	}()
+	log := func(err error) {
+		if err != nil {
+			svc.log.WithError(err).Error(failure)
+		}
+	}
+	select {
+	case err := <-recorded:
+		return func() { log(err) }
+	case <-time.After(300 * time.Millisecond):
+		return func() { go func() { log(<-recorded) }() }
 	}
 }

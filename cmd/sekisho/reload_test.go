@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -181,6 +183,65 @@ func TestFilesThatCannotBeReadAreTriedAgain(t *testing.T) {
 		write(t, dir, name, "no good\n")
 		if again() {
 			t.Errorf("%s is to be tried again for its content", name)
+		}
+	}
+}
+
+func TestChangesOfNamesAreRecorded(t *testing.T) {
+	svc, dir, out := startTest(t)
+	last := func() (audit.Record, int) {
+		all := records(t, dir)
+		return all[len(all)-1], len(all)
+	}
+	write(t, dir, "hosts", "10.0.0.1 db web\n")
+	svc.reloadHosts()
+	rec, _ := last()
+	sum := fmt.Sprintf("sha256:%x", sha256.Sum256([]byte("10.0.0.1 db web\n")))
+	if rec.Type != audit.PolicyLoad || rec.Reason != "hosts" || rec.Policy != svc.setup.policy.Hash() || rec.Detail != "hosts: 2 names, "+sum {
+		t.Errorf("the record is %+v", rec)
+	}
+	_, before := last()
+	for _, content := range []string{"10.0.0.1\n", "10.0.0.1\n", "10.0.0.1\n\n"} {
+		write(t, dir, "hosts", content)
+		svc.reloadHosts()
+	}
+	rec, after := last()
+	if rec.Type != audit.PolicyReject || rec.Reason != "hosts" || !strings.Contains(rec.Detail, "hosts:1:1: address 10.0.0.1 has no name") || after != before+2 {
+		t.Errorf("%d records, the last is %+v", after-before, rec)
+	}
+	if n := strings.Count(out.String(), "the hosts file is not taken over"); n != 2 {
+		t.Errorf("told %d times:\n%s", n, out)
+	}
+	// A signal takes over names and policy, and records both.
+	write(t, dir, "hosts", "10.0.0.1 db\n")
+	write(t, dir, "policy.yaml", "version: 1\n")
+	svc.reload()
+	all := records(t, dir)
+	names, policy := all[len(all)-2], all[len(all)-1]
+	if names.Reason != "hosts" || policy.Reason != "signal" || names.Policy != policy.Policy {
+		t.Errorf("the records are %+v and %+v", names, policy)
+	}
+}
+
+func TestARefusalSaysWhatIsFollowedAllTheSame(t *testing.T) {
+	const badPolicy, badHosts = "version: 2\n", "10.0.0.1\n"
+	for _, test := range []struct {
+		policy, hosts string
+		watch         bool
+		said          string
+	}{
+		{badPolicy, "10.0.0.1 db\n", false, "SIGHUP: the policy that was in force stays; the hosts file is followed on its own"},
+		{"version: 1\n", badHosts, false, "SIGHUP: nothing is taken over: the policy and hosts that were in force stay"},
+		{"version: 1\n", badHosts, true, "SIGHUP: the hosts that were in force stay; the policy is followed on its own"},
+		{badPolicy, badHosts, true, "SIGHUP: nothing is taken over: the policy and hosts that were in force stay"},
+	} {
+		svc, dir, out := startTest(t)
+		svc.setup.settings.Watch = test.watch
+		write(t, dir, "policy.yaml", test.policy)
+		write(t, dir, "hosts", test.hosts)
+		svc.reload()
+		if !strings.Contains(out.String(), test.said) {
+			t.Errorf("%q is not said:\n%s", test.said, out)
 		}
 	}
 }

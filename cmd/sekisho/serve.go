@@ -122,7 +122,7 @@ type service struct {
 
 	reloading    sync.Mutex // held while files are taken over
 	policyUnread string     // why the policy could not be read the last time, or ""
-	hostsUnread  string     // and the hosts file
+	hostsRefused string     // content and problems of the hosts file that was refused last, or ""
 }
 
 // start opens the audit log, which only one process may, and then listens.
