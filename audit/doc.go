@@ -23,6 +23,11 @@
 //	from the first seq of a newer one on is void: nobody was told that it is
 //	in the log.
 //
+// An fsync of a file that has been removed succeeds. So the writer makes sure,
+// before and after each batch, that the segment and the lock file it has open
+// are those in the folder. A segment that is not is like one that has failed.
+// Without the lock nothing is written until the same file is back.
+//
 // [Open] cuts off what a crash left half written, keeps the cut bytes beside
 // the segment, and records forwards that a dead run left open as lost. Damage
 // that no crash can do stops it.

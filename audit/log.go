@@ -47,7 +47,7 @@ type Log struct {
 	opts      Options
 	run       string
 	recovered Recovery
-	lock      *os.File
+	lock      *lock
 
 	queue   chan *waiter
 	closing chan struct{} // closed by Close
@@ -61,6 +61,7 @@ type Log struct {
 	buf   []byte    // the batch, encoded
 	down  error     // why the last batch failed
 	retry time.Time // no segment is tried before, if seg is nil
+	lost  bool      // the lock was, and what has happened since is not known yet
 }
 
 // A waiter is a record on its way from Append to the writer. Both try to take
@@ -88,6 +89,9 @@ func (l *Log) Recovered() Recovery { return l.recovered }
 // not. So it is when storage fails in a way that leaves this open.
 //
 // After any other error the record is not in the log and will not be.
+//
+// While the folder or its lock file is gone, or another is in its place, Append
+// fails and nothing is written.
 func (l *Log) Append(ctx context.Context, rec Record) error {
 	if ctx.Err() != nil {
 		return ended(ctx)
@@ -217,19 +221,34 @@ func (l *Log) add(i uint64, body []byte) {
 // commit makes the batch of n records durable: in the segment that is open, or
 // else in a new one. Its error wraps ErrInFlight if the batch could be neither
 // written nor taken back.
+//
+// The lock is looked at before anything is touched, when a segment has been
+// made, and before anything is acknowledged. Once it is lost nothing is taken
+// back either: another writer may have read it already, and goes on after it.
 func (l *Log) commit(n int) error {
 	if n == 0 {
 		return nil
 	}
+	if err := l.held(); err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	if l.seg != nil && l.seg.check() != nil {
+		// What was in it is lost. Were the file put back, its records would
+		// count again.
+		l.seg.Close()
+		l.seg = nil
+	}
 	now := l.opts.now()
-	l.rotate(now)
+	if err := l.rotate(now); err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
 	if l.seg == nil && now.Before(l.retry) {
 		return l.down // which is not in flight: this batch has touched nothing
 	}
 
 	had := l.seg != nil
 	gone, err := l.put(now)
-	if err != nil && had {
+	if err != nil && had && !l.lost {
 		again, err2 := l.put(now)
 		if gone = gone && again; err2 != nil {
 			err = fmt.Errorf("%w; in a new segment: %w", err, err2)
@@ -254,37 +273,95 @@ func (l *Log) commit(n int) error {
 // error, gone tells that nothing of the batch is left.
 func (l *Log) put(now time.Time) (gone bool, err error) {
 	if l.seg == nil {
-		if l.seg, _, err = create(l.opts.disk, l.dir, l.next, now); err != nil {
+		if l.seg, _, err = l.create(now); err != nil {
 			return true, err
 		}
 	}
-	if err := l.seg.put(l.buf); err != nil {
+	err = l.seg.put(l.buf)
+	if lost := l.held(); lost != nil {
+		l.seg.Close()
+		l.seg = nil
+		return false, errors.Join(lost, err)
+	}
+	if err == nil {
+		err = l.seg.check()
+	}
+	if err != nil {
 		gone = l.seg.abandon(l.opts.disk)
 		l.seg = nil
 		return gone, err
 	}
+	l.seg.size += int64(len(l.buf))
 	return true, nil
 }
 
-// rotate changes to a new segment when the size or age of this one asks for
-// it. What is in it is durable already.
-func (l *Log) rotate(now time.Time) {
-	if l.seg == nil || l.seg.size+int64(len(l.buf)) <= l.opts.SegmentSize && now.Sub(l.seg.born) < l.opts.SegmentAge {
-		return
+// create is create, under the lock. Whoever takes the folder after that finds
+// the segment there.
+func (l *Log) create(now time.Time) (s *segment, made bool, err error) {
+	if s, made, err = create(l.opts.disk, l.dir, l.next, now); err != nil {
+		return nil, made, err
 	}
-	next, made, err := create(l.opts.disk, l.dir, l.next, now)
+	if err := l.held(); err != nil {
+		s.remove(l.opts.disk) // it is empty
+		s.Close()
+		return nil, true, err
+	}
+	return s, true, nil
+}
+
+// held returns an error if the lock is lost. If its file is there again, that
+// is as good as before, unless somebody has written in the meantime.
+func (l *Log) held() error {
+	if err := l.lock.check(); err != nil {
+		l.lost = true
+		return err
+	}
+	if !l.lost {
+		return nil
+	}
+	all, err := list(l.dir)
+	if err != nil {
+		return err
+	}
+	for _, p := range all {
+		if p.first < l.next {
+			continue
+		}
+		info, err := os.Stat(p.path)
+		if err != nil {
+			return fmt.Errorf("the lock file was gone, and what another writer did is not known: %w; restart", err)
+		}
+		if info.Size() > 0 {
+			return fmt.Errorf("the lock file was gone, and %s may be of another writer; restart", p.path)
+		}
+	}
+	l.lost = false
+	return nil
+}
+
+// rotate changes to a new segment when the size or age of this one asks for
+// it. What is in it is durable already. An error is that the lock is lost.
+func (l *Log) rotate(now time.Time) error {
+	if l.seg == nil || l.seg.size+int64(len(l.buf)) <= l.opts.SegmentSize && now.Sub(l.seg.born) < l.opts.SegmentAge {
+		return nil
+	}
+	next, made, err := l.create(now)
+	if l.lost {
+		return err
+	}
 	if err != nil && !made {
 		// Say, no descriptor is free. An old segment serves better than none,
 		// and the next batch tries again.
-		return
+		return nil
 	}
 	// A newer file that may be there, even an empty one, ends this one.
 	l.seg.Close()
 	l.seg = next
+	return nil
 }
 
 // newLog is called by Open.
-func newLog(dir string, opts Options, lock *os.File) *Log {
+func newLog(dir string, opts Options, lock *lock) *Log {
 	if opts.SegmentSize <= 0 {
 		opts.SegmentSize = 256 << 20
 	}

@@ -28,6 +28,7 @@ type file interface {
 	io.WriteCloser
 	Sync() error
 	Truncate(size int64) error
+	Stat() (os.FileInfo, error)
 }
 
 type osDisk struct{}
@@ -50,6 +51,17 @@ func (osDisk) SyncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// inPlace returns an error unless the file is the one at the path. What is
+// written to it is nowhere otherwise, though every fsync succeeds. While the
+// file is open, no other can be taken for it.
+func inPlace(file os.FileInfo, path string) error {
+	info, err := os.Stat(path)
+	if err == nil && !os.SameFile(file, info) {
+		err = fmt.Errorf("%s is another file now", path)
+	}
+	return err
 }
 
 // noLimit is the limit of the newest segment.
@@ -228,6 +240,7 @@ func (p piece) recordAfter(from int64) (bool, error) {
 type segment struct {
 	file
 	path string
+	info os.FileInfo
 	size int64 // up to here it is acknowledged
 	born time.Time
 }
@@ -250,24 +263,43 @@ func create(d disk, dir string, first uint64, now time.Time) (s *segment, made b
 	if err != nil {
 		return nil, false, err
 	}
-	if err := d.SyncDir(dir); err != nil {
-		f.Close()
-		undone := d.Remove(path) == nil && d.SyncDir(dir) == nil
+	s = &segment{file: f, path: path, born: now}
+	if s.info, err = f.Stat(); err == nil {
+		err = d.SyncDir(dir)
+	}
+	if err != nil {
+		undone := s.remove(d) == nil && d.SyncDir(dir) == nil
+		s.Close()
 		return nil, !undone, err
 	}
-	return &segment{file: f, path: path, born: now}, true, nil
+	return s, true, nil
 }
 
-// put writes b and waits until it is on stable storage.
+// remove removes the file, but no other that has come into its place.
+func (s *segment) remove(d disk) error {
+	if s.info != nil {
+		if err := inPlace(s.info, s.path); err != nil {
+			return err
+		}
+	}
+	return d.Remove(s.path)
+}
+
+// check returns an error unless the segment is still the file at its path.
+func (s *segment) check() error {
+	if err := inPlace(s.info, s.path); err != nil {
+		return fmt.Errorf("the segment is gone: %w", err)
+	}
+	return nil
+}
+
+// put writes b and waits until it is on stable storage. The caller has to check
+// that this is still in the folder.
 func (s *segment) put(b []byte) error {
 	if _, err := s.Write(b); err != nil {
 		return err
 	}
-	if err := s.Sync(); err != nil {
-		return err
-	}
-	s.size += int64(len(b))
-	return nil
+	return s.Sync()
 }
 
 // abandon closes a segment that failed and takes back what was not
@@ -277,9 +309,9 @@ func (s *segment) put(b []byte) error {
 // later ones lie about the data that was lost, not about the size.
 func (s *segment) abandon(d disk) bool {
 	gone := s.Truncate(s.size) == nil && s.Sync() == nil
-	s.Close()
 	if s.size == 0 {
-		d.Remove(s.path) // it would be in nobody's way, but a long outage would leave many
+		s.remove(d) // it would be in nobody's way, but a long outage would leave many
 	}
+	s.Close()
 	return gone
 }
