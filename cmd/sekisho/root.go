@@ -104,22 +104,26 @@ Set up a server:  sekisho init DIR, then sekisho check DIR, then sekisho serve D
 			return cmd.Help()
 		},
 	}
-	root.Args = func(_ *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return nil
-		}
+	noCommand := func(word string) error {
 		var names []string
 		for _, c := range root.Commands() {
 			if c.IsAvailableCommand() {
 				names = append(names, c.Name())
 			}
 		}
-		hint := strictyaml.DidYouMean(args[0], names)
+		hint := strictyaml.DidYouMean(word, names)
 		if hint == "" {
 			hint = "the commands are " + strings.Join(names, ", ") + "; see sekisho --help"
 		}
-		return usagef(hint, "there is no command %q", args[0])
+		return usagef(hint, "there is no command %q", word)
 	}
+	root.Args = func(_ *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		return noCommand(args[0])
+	}
+	root.SetHelpCommand(newHelp(root, noCommand))
 	root.SetIn(std.in)
 	root.SetOut(std.out)
 	root.SetErr(std.err)
@@ -128,6 +132,25 @@ Set up a server:  sekisho init DIR, then sekisho check DIR, then sekisho serve D
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(newInit(std), newCheck(std), newServe(std), newExplain(std), newDemo(std), newVersion(std))
 	return root
+}
+
+// newHelp is the help command. Cobra's own forgives every word.
+func newHelp(root *cobra.Command, noCommand func(word string) error) *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Say more about a command",
+		RunE: func(_ *cobra.Command, args []string) error {
+			cmd, rest, err := root.Find(args)
+			switch {
+			case err != nil || len(rest) > 0 && cmd == root:
+				return noCommand(args[0])
+			case len(rest) > 0:
+				return usagef("see "+cmd.CommandPath()+" --help", "%s has no command %q", cmd.CommandPath(), rest[0])
+			}
+			cmd.InitDefaultHelpFlag() // so that it is listed
+			return cmd.Help()
+		},
+	}
 }
 
 // flagError says of a flag that is not understood what was meant.
@@ -148,6 +171,9 @@ func flagError(cmd *cobra.Command, err error) error {
 func atMostOne(cmd *cobra.Command, args []string) error {
 	if len(args) > 1 {
 		return usagef("see "+cmd.CommandPath()+" --help", "%s takes one folder, not %d arguments", cmd.Name(), len(args))
+	}
+	if len(args) == 1 && args[0] == "" { // a variable of a script that is not set, most likely
+		return usagef("name a folder, such as . for this one", "the name of the folder is empty")
 	}
 	return nil
 }

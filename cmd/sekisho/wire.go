@@ -189,6 +189,9 @@ func (w *where) find(cmd *cobra.Command, args []string) (string, flags, error) {
 		given["name"] = []string{w.name}
 	}
 	const file = "sekisho.yaml"
+	if w.config == "" && cmd.Flags().Changed("config") {
+		return "", nil, usagef("name the file, or leave --config away", "the name after --config is empty")
+	}
 	config := cmp.Or(w.config, os.Getenv("SEKISHO_CONFIG"))
 	switch {
 	case len(args) > 0 && w.config != "":
