@@ -28,14 +28,17 @@ type modes struct {
 	owners []int  // who may own what decides
 	folder string // of the configuration, without links
 
-	seen     map[string]bool
+	told     map[broken]bool // so that each path breaks a rule once, whoever looks
 	problems strictyaml.Problems
 }
+
+// A broken is a rule that a path breaks.
+type broken struct{ path, rule string }
 
 // newModes begins with the configuration folder. The folder of the audit log,
 // which belongs to who serves, tells root whom that is.
 func newModes(folder, auditDir string, self int) *modes {
-	m := &modes{self: self, owners: []int{0}, seen: map[string]bool{}}
+	m := &modes{self: self, owners: []int{0}, told: map[broken]bool{}}
 	if info, err := os.Stat(auditDir); err == nil && self == 0 {
 		m.self = ownerOf(info)
 	}
@@ -92,16 +95,19 @@ func (m *modes) walk(path string, owners []int, forbidden fs.FileMode) {
 		if at == path {
 			name = shown
 		}
-		if !m.seen[at] {
-			m.seen[at] = true
+		if !slices.Contains(owners, ownerOf(info)) && m.first(at, "owner") {
 			m.owner(name, info, owners)
-			// Of a folder such as /tmp others cannot take a file away; but in
-			// that of the configuration, those that they add count, too.
-			switch sticky := info.IsDir() && info.Mode()&fs.ModeSticky != 0 && at != m.folder; {
-			case link:
-			case final && forbidden&^0o022 != 0 && info.Mode()&forbidden != 0:
+		}
+		// Of a folder such as /tmp others cannot take a file away; but in
+		// that of the configuration, those that they add count, too.
+		switch sticky := info.IsDir() && info.Mode()&fs.ModeSticky != 0 && at != m.folder; {
+		case link:
+		case final && forbidden&^0o022 != 0 && info.Mode()&forbidden != 0:
+			if m.first(at, "readable") {
 				m.readable(name, info)
-			case info.Mode()&0o022 != 0 && (final || !sticky):
+			}
+		case info.Mode()&0o022 != 0 && (final || !sticky):
+			if m.first(at, "writable") {
 				m.writable(name, info)
 			}
 		}
@@ -123,15 +129,20 @@ func (m *modes) walk(path string, owners []int, forbidden fs.FileMode) {
 	}
 }
 
+// first reports whether it is the first time that the path breaks the rule.
+func (m *modes) first(path, rule string) bool {
+	b := broken{path, rule}
+	told := m.told[b]
+	m.told[b] = true
+	return !told
+}
+
 func (m *modes) add(path, hint, format string, args ...any) {
 	m.problems = append(m.problems, strictyaml.Problem{File: path, Message: fmt.Sprintf(format, args...), Hint: hint})
 }
 
 func (m *modes) owner(path string, info fs.FileInfo, owners []int) {
 	owner := ownerOf(info)
-	if slices.Contains(owners, owner) {
-		return
-	}
 	right := "root"
 	if slices.Contains(owners, m.self) && m.self != 0 {
 		right = "root or " + userName(m.self)

@@ -106,6 +106,31 @@ func TestLinksOfOthersAreRefused(t *testing.T) {
 	wantProblem(t, m.problems, link+": belongs to ")
 }
 
+// What is looked at under two rules must keep both.
+func TestTheStricterRuleCountsToo(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "policy.yaml")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	m := newModes(dir, dir, os.Geteuid())
+	m.decides(file)
+	if m.problems.Err() != nil {
+		t.Fatal(m.problems)
+	}
+	m.secret(file)
+	m.secret(file)
+	m.audit(dir)
+	wantProblem(t, m.problems, file+": is open to others")
+	wantProblem(t, m.problems, dir+": is open to others")
+	if len(m.problems) != 2 {
+		t.Errorf("told are %v", m.problems)
+	}
+}
+
 func TestLinksInACircleEnd(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Symlink("b", filepath.Join(dir, "a")); err != nil {

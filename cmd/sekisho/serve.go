@@ -204,7 +204,7 @@ func (svc *service) record(rec audit.Record) error {
 // announce says what now runs.
 func (svc *service) announce() {
 	s := svc.setup
-	svc.log.WithFields(logrus.Fields{"version": version(), "name": s.settings.Name, "run": svc.book.Run(), "config": s.config}).Info("sekisho starts")
+	svc.log.WithFields(logrus.Fields{"version": version(), "pid": os.Getpid(), "name": s.settings.Name, "run": svc.book.Run(), "config": s.config}).Info("sekisho starts")
 	if r := svc.book.Recovered(); r.Cut > 0 {
 		svc.log.WithFields(logrus.Fields{"bytes": r.Cut, "segment": r.Segment, "saved": r.Saved}).
 			Warn("the last run did not end in order: what it had half written was cut off the audit log")
@@ -276,12 +276,30 @@ func (svc *service) stop(cause error, serving *sync.WaitGroup) error {
 	if cut == 0 {
 		detail = fmt.Sprintf("%v; nothing had to be ended", cause)
 	}
-	err := svc.record(audit.Record{Type: audit.ServerStop, Reason: "stopped", Detail: detail})
-	if err != nil {
-		svc.log.WithError(err).Error("the stop is not recorded")
-	}
+	err := endLog(svc.log, recordTime, func() error {
+		return svc.record(audit.Record{Type: audit.ServerStop, Reason: "stopped", Detail: detail})
+	}, svc.book.Close)
 	svc.log.WithField("forwards_ended", cut).Info("stopped")
-	return svc.book.Close()
+	return err
+}
+
+// endLog makes the last record and closes the audit log. A log that hangs is
+// left as it is after the limit: the process is to end all the same.
+func endLog(log *logrus.Logger, limit time.Duration, record, end func() error) error {
+	closed := make(chan error, 1)
+	go func() {
+		if err := record(); err != nil {
+			log.WithError(err).Error("the stop is not recorded")
+		}
+		closed <- end()
+	}()
+	select {
+	case err := <-closed:
+		return err
+	case <-time.After(limit):
+		log.WithField("waited", limit).Error("the audit log did not close: the stop may not be recorded")
+		return failf("the disk of the audit log may hang; the next start recovers the log", "the audit log did not close within %s", brief(limit))
+	}
 }
 
 // tellDraining says now and then who is still waited for.
