@@ -8,6 +8,7 @@ import (
 	"net"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -118,6 +119,8 @@ func TestAClientThatIsKilledLeavesNothingBehind(t *testing.T) {
 		before := b.descriptors()
 		wake, got := make(chan struct{}), make(chan int64, 1)
 		host := serve(t, appserverIP, sleeper(wake, got))
+		wakeUp := sync.OnceFunc(func() { close(wake) })
+		t.Cleanup(wakeUp) // or a failure before would hang
 		client, local := b.localForward(host.as("appserver"))
 		conn := dialLocal(t, local)
 		go io.Copy(struct{ io.Writer }{conn}, newPattern(3))
@@ -125,7 +128,7 @@ func TestAClientThatIsKilledLeavesNothingBehind(t *testing.T) {
 		client.kill()
 		f := b.clientWentAway(host)
 		b.settles(before)
-		close(wake)
+		wakeUp()
 		if n := receive(t, "the target to see the end", got); uint64(n) != f.end.BytesUp {
 			t.Errorf("the record says %d bytes up, the target got %d", f.end.BytesUp, n)
 		}
@@ -159,6 +162,8 @@ func TestAClientThatClosesOnlyItsChannelFreesAStalledForward(t *testing.T) {
 	b := newBastion(t, setup{})
 	wake, got := make(chan struct{}), make(chan int64, 1)
 	host := serve(t, appserverIP, sleeper(wake, got))
+	wakeUp := sync.OnceFunc(func() { close(wake) })
+	t.Cleanup(wakeUp) // or a failure before would hang
 	c := b.login(alice(t))
 	before := b.descriptors()
 	ch := c.mustOpen("appserver", host.port)
@@ -168,7 +173,7 @@ func TestAClientThatClosesOnlyItsChannelFreesAStalledForward(t *testing.T) {
 	f := b.forwards(1)[0]
 	f.check(t, want{grant: "dev-web", host: "appserver", port: host.port, address: appserverIP, reasons: []string{"client_gone"}})
 	b.settles(before)
-	close(wake)
+	wakeUp()
 	if n := receive(t, "the target to see the end", got); uint64(n) != f.end.BytesUp {
 		t.Errorf("the record says %d bytes up, the target got %d", f.end.BytesUp, n)
 	}
