@@ -246,7 +246,7 @@ func (f *Forwarder) confirm(fw *forward, target net.Conn, accept func() (Stream,
 	}()
 	late := time.NewTimer(time.Until(fw.started.Add(f.limits.DialTimeout)))
 	defer late.Stop()
-	var cause *endCause
+	end, cause := audit.ForwardFail, (*endCause)(nil)
 	select {
 	case a := <-done:
 		// A client may have sent all it had and be gone by now: that is still
@@ -254,14 +254,27 @@ func (f *Forwarder) confirm(fw *forward, target net.Conn, accept func() (Stream,
 		if a.err == nil {
 			return a.stream, nil
 		}
+		abort(target)
 		cause = fw.cause(&endCause{reasonClientGone, "the client was gone before the forward was confirmed"})
 	case <-fw.cutting.Done():
+		abort(target)
 		cause = causeOf(fw.cutting, draining)
+		// The client may have been told in this very moment, and then it was
+		// open, however briefly.
+		settle := time.NewTimer(writeSettle)
+		defer settle.Stop()
+		select {
+		case a := <-done:
+			if a.err == nil {
+				end = audit.ForwardClose
+			}
+		case <-settle.C:
+		}
 	case <-late.C:
+		abort(target)
 		cause = &endCause{reasonClientGone, "the client did not read that the forward is open"}
 	}
-	abort(target)
-	f.end(fw, audit.ForwardFail, cause)
+	f.end(fw, end, cause)
 	return nil, &Refusal{ByNetwork, fw.sentence("not confirmed")}
 }
 
