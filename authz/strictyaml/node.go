@@ -90,6 +90,25 @@ func (n *Node) Key() *Node {
 	return n.key
 }
 
+// Children returns the items of a list, or the values of a mapping, as the text
+// runs; a value's key is its Key. Unlike Items and Map it notes no problem: it
+// is for whoever looks at the tree as such, and not at what it says.
+func (n *Node) Children() []*Node {
+	if n == nil {
+		return nil
+	}
+	return n.items
+}
+
+// Text returns what a scalar says, of whatever kind it is, without its quotes.
+// Like Children it notes no problem.
+func (n *Node) Text() string {
+	if n == nil {
+		return ""
+	}
+	return n.value
+}
+
 // wants notes that n is not what is wanted. The hint may be empty.
 func (n *Node) wants(what, hint string) {
 	if n.bad {

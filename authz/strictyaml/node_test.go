@@ -157,3 +157,22 @@ func TestMissingKeysAndOwnProblems(t *testing.T) {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}
 }
+
+func TestATreeCanBeLookedAtAsSuch(t *testing.T) {
+	root, _ := Parse(strings.NewReader("b: [x, 1, ~]\na: {c: \"y\"}\n"), "f")
+	var got []string
+	for _, v := range root.Children() {
+		got = append(got, v.Key().Text()+":")
+		for _, c := range v.Children() {
+			got = append(got, c.Kind.String(), c.Text())
+		}
+	}
+	want := []string{"b:", "text", "x", "a number", "1", "nothing", "~", "a:", "text", "y"}
+	if !reflect.DeepEqual(got, want) || root.Problems() != nil {
+		t.Errorf("got %q, want %q, problems %v", got, want, root.Problems())
+	}
+	var absent *Node
+	if absent.Children() != nil || absent.Text() != "" {
+		t.Error("what is absent has something in it")
+	}
+}
