@@ -33,7 +33,28 @@ const (
 	OtherUser      Reason = "other_user"      // the login is the name of another user
 	UnknownUser    Reason = "unknown_user"    // the user is not, or no longer, in the policy
 	KeyRemoved     Reason = "key_removed"     // the key is not, or no longer, the user's
-	KeyUnsupported Reason = "key_unsupported" // a certificate, a DSA key, an RSA key below 2048 bits …
+	KeyUnsupported Reason = "key_unsupported" // a DSA key, an RSA key below 2048 bits …
+
+	// By certificate.
+	BadCert          Reason = "bad_cert"          // it is not one that is taken here, whoever it is of
+	UnknownAuthority Reason = "unknown_authority" // it is signed by no authority of the policy
+	CertPrincipals   Reason = "cert_principals"   // it names no user whom its authority may vouch for, or several
+	AuthorityRemoved Reason = "authority_removed" // its authority is not, or no longer, one that vouches for the user
+	CertNotYet       Reason = "cert_not_yet"
+	CertExpired      Reason = "cert_expired"
+	CertNotFrom      Reason = "cert_not_from" // the client is at no address of its source-address
+
+	// By the options of a key in authorized_keys.
+	KeyExpired      Reason = "key_expired"       // past expiry-time
+	KeyNotFrom      Reason = "key_not_from"      // the client is at no address of from
+	KeyNoForwarding Reason = "key_no_forwarding" // restrict, or no-port-forwarding
+	KeyNotPermitted Reason = "key_not_permitted" // permitopen does not name the target
+	KeyFileUnusable Reason = "key_file"          // the file cannot be read or trusted, and may narrow every key of its user
+
+	// Taken away by command.
+	Locked   Reason = "locked"   // the user is
+	Revoked  Reason = "revoked"  // the key or certificate is, or its authority's key
+	Lockdown Reason = "lockdown" // nothing begins, but for admins
 
 	// What.
 	BadHost Reason = "bad_host" // the host is not in normal form
@@ -73,6 +94,16 @@ func (r Reason) Words() string {
 		return "no longer"
 	case NeedsTouch:
 		return "needs a security key that is touched"
+	case Locked:
+		return "you are locked"
+	case Lockdown:
+		return "locked down: nothing new begins"
+	case Revoked:
+		return "your key or certificate is revoked"
+	case KeyNoForwarding:
+		return "your key is not for forwarding"
+	case KeyNotPermitted:
+		return "permitopen of your key does not name it"
 	}
 	return strings.ReplaceAll(string(r), "_", " ")
 }
@@ -93,6 +124,7 @@ const AnyKey = "*"
 type Request struct {
 	User string // the principal, proven by signature
 	Key  string // fingerprint of the key that proved it, "SHA256:…", or AnyKey
+	Cert *Cert  // the certificate that the key came in; nil: none
 	Host string // as asked, not yet in normal form
 	Port uint32 // as asked
 	Addr netip.Addr

@@ -14,6 +14,11 @@ type Explanation struct {
 	// Decision is what Decide answers to the same request.
 	Decision Decision `json:"decision"`
 
+	// Proof is what is asked of the key or certificate before anything else:
+	// locks and revocations, the options of a line in authorized_keys, what
+	// the certificate says. All must hold.
+	Proof []ConditionStep `json:"proof,omitempty"`
+
 	// User are the user's own conditions, in the order in which they are
 	// judged. All must hold.
 	User []ConditionStep `json:"user,omitempty"`
@@ -69,12 +74,13 @@ type ConditionStep struct {
 // Explain tells how Decide comes to its answer.
 func (p *Policy) Explain(r Request) Explanation {
 	e := Explanation{Decision: p.Decide(r)}
-	u := p.user(r.User)
-	if u == nil || e.Decision.Reason == KeyRemoved {
+	u, s := p.standing(&r)
+	if u == nil || s.reason == KeyRemoved || s.reason == AuthorityRemoved {
 		return e
 	}
-	e.User, _ = u.cond.steps(u.name, true, false, &r)
 	host, literal, msg := parseHost(r.Host)
+	e.Proof = p.proofSteps(&r, s, host)
+	e.User, _ = u.cond.steps(u.name, true, false, &r)
 	if msg != "" || r.Port < 1 || r.Port > 65535 {
 		return e
 	}
@@ -105,6 +111,52 @@ func (p *Policy) Explain(r Request) Explanation {
 		e.Grants = append(e.Grants, p.grants[id].step(&q))
 	}
 	return e
+}
+
+// proofSteps tells what is asked of the proof of a request, as far as there is
+// anything to ask.
+func (p *Policy) proofSteps(r *Request, s standing, host string) (steps []ConditionStep) {
+	step := func(reason Reason, holds bool, detail, text string, args ...any) {
+		if holds {
+			detail = ""
+		}
+		steps = append(steps, ConditionStep{Reason: reason, Text: fmt.Sprintf(text, args...), Holds: holds, Detail: detail})
+	}
+	if l := p.locked[Lock{User: r.User}]; l != nil {
+		step(Locked, false, s.detail, "not locked")
+	}
+	if p.locks != nil && p.locks.Lockdown != nil {
+		reason, detail := p.lockedDown(r)
+		step(Lockdown, reason == "", detail, "no lockdown, or an admin")
+	}
+	if why := p.revocation(r); why != "" {
+		step(Revoked, false, why, "not revoked")
+	}
+	for _, o := range s.options {
+		if o.From != nil {
+			step(KeyNotFrom, o.From.Match(sourceOf(r)), clientOf(r), "key from %s", o.From)
+		}
+		if !o.Expiry.IsZero() {
+			step(KeyExpired, before(r, o.Expiry), "it has expired", "key until %s", o.Expiry.Format("2006-01-02 15:04:05 MST"))
+		}
+		if o.NoForwarding {
+			_, detail := narrowing{o}.refuses(host, r.Port)
+			step(KeyNoForwarding, false, detail, "key for forwarding")
+		} else if len(o.PermitOpen) > 0 {
+			reason, detail := narrowing{o}.refuses(host, r.Port)
+			step(KeyNotPermitted, reason == "", detail, "permitopen of the key")
+		}
+	}
+	if c := r.Cert; c != nil {
+		if len(c.from) > 0 {
+			step(CertNotFrom, c.from.contains(sourceOf(r)), clientOf(r), "certificate for clients at %s", strings.Join(c.fromText, ", "))
+		}
+		step(CertNotYet, !r.Time.IsZero() && !r.Time.Before(c.after), "it is not valid yet", "certificate from %s on", certTime(c.after))
+		if !c.before.IsZero() {
+			step(CertExpired, before(r, c.before), "it has expired", "certificate until %s", certTime(c.before))
+		}
+	}
+	return steps
 }
 
 // steps judges every condition, not only up to the first that fails, and

@@ -3,75 +3,184 @@ package authz
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"sekisho/authz/authkeys"
 )
 
-// Identify returns the user whom a key belongs to. The key decides: any login
-// is accepted unless it is, letter for letter, the name of another user. The
-// reason is "" if the user is identified; otherwise user is "" and the detail
-// says in a sentence for the administrator why not.
+// An Identity is a user together with how he proved to be it.
+type Identity struct {
+	User string
+	Key  string // fingerprint of the key that signed, "SHA256:…"
+	Cert *Cert  // the certificate that the key came in; nil: none
+}
+
+// Identify returns the user whom a key, or the certificate that it comes in,
+// belongs to. The key decides: any login is accepted unless it is, letter for
+// letter, the name of another user. The reason is "" if the user is
+// identified; otherwise the Identity is zero and the detail says in a sentence
+// for the administrator why not.
 //
 // Identify proves nothing: the caller must have checked a signature by the
-// key, over this connection, before acting on the answer.
-func (p *Policy) Identify(login string, key ssh.PublicKey) (user string, reason Reason, detail string) {
+// key, over this connection, before acting on the answer. Nor does it judge
+// what time, source or a command may change, which [Policy.HoldsNow] does.
+func (p *Policy) Identify(login string, key ssh.PublicKey) (id Identity, reason Reason, detail string) {
 	if key == nil {
-		return "", KeyUnsupported, "there is no key"
+		return Identity{}, KeyUnsupported, "there is no key"
 	}
-	if _, ok := key.(*ssh.Certificate); ok {
-		return "", KeyUnsupported, "certificates are not supported"
+	if cert, ok := key.(*ssh.Certificate); ok {
+		id, reason, detail = p.identifyCert(cert)
+	} else {
+		id, reason, detail = p.identifyKey(key)
 	}
-	u := p.owner(key.Marshal())
-	if u == nil {
+	if reason != "" {
+		return Identity{}, reason, detail
+	}
+	if login != id.User && p.named(login) != nil {
+		return Identity{}, OtherUser, fmt.Sprintf("the key is %s's, and the login %s is another user's name", id.User, quote(login))
+	}
+	return id, "", ""
+}
+
+func (p *Policy) identifyKey(key ssh.PublicKey) (id Identity, reason Reason, detail string) {
+	c := p.keyring().find(key)
+	if c == nil {
 		if why := unsupported(key); why != "" {
-			return "", KeyUnsupported, why
+			return Identity{}, KeyUnsupported, why
 		}
-		return "", UnknownKey, fmt.Sprintf("the key %s is nobody's", ssh.FingerprintSHA256(key))
+		return Identity{}, UnknownKey, fmt.Sprintf("the key %s is nobody's", ssh.FingerprintSHA256(key))
 	}
-	if login != u.name {
-		if _, taken := p.users[login]; taken {
-			return "", OtherUser, fmt.Sprintf("the key is %s's, and the login %s is another user's name", u.name, quote(login))
-		}
+	if c.refused != "" {
+		return Identity{}, KeyUnsupported, c.refused
 	}
-	return u.name, "", ""
+	return Identity{User: c.user.name, Key: c.fingerprint}, "", ""
 }
 
-func (p *Policy) owner(blob []byte) *user {
-	if p == nil {
-		return nil
+// HoldsNow says whether somebody may be logged in, by the locks, by his key or
+// certificate and by the user's own conditions, except for require: the reason
+// is "" if he may. Next is the earliest instant after at when the reason could
+// be another for no cause but time; zero: never.
+func (p *Policy) HoldsNow(id Identity, source netip.Addr, at time.Time) (reason Reason, detail string, next time.Time) {
+	r := Request{User: id.User, Key: id.Key, Cert: id.Cert, Source: source, Time: at, Touch: true}
+	u, s := p.standing(&r)
+	if s.reason != "" {
+		return s.reason, s.detail, s.next
 	}
-	return p.keys[string(blob)]
-}
-
-// Holds returns "" while the user is in the policy and the key with this
-// fingerprint ("SHA256:…") is his, and otherwise UnknownUser or KeyRemoved.
-func (p *Policy) Holds(user, fingerprint string) Reason {
-	u := p.user(user)
-	switch {
-	case u == nil:
-		return UnknownUser
-	case p.fingerprints[fingerprint] != u:
-		return KeyRemoved
-	}
-	return ""
-}
-
-// HoldsNow is Holds that also judges the user's own conditions, except for
-// require: it returns why somebody may not, or no longer, be logged in. The
-// reason is "" if he may. Next is the earliest instant after at when the
-// reason could be another for no cause but time; zero: never.
-func (p *Policy) HoldsNow(user, key string, source netip.Addr, at time.Time) (reason Reason, detail string, next time.Time) {
-	switch reason = p.Holds(user, key); reason {
-	case UnknownUser:
-		return reason, "the policy has no user " + quote(user), time.Time{}
-	case KeyRemoved:
-		return reason, fmt.Sprintf("%s has no key %s", user, quote(key)), time.Time{}
-	}
-	r := Request{Source: source, Time: at, Touch: true}
-	u := p.user(user)
 	if k := u.cond.failing(&r, false); k != numConditions {
 		reason, detail = conditionReasons[k], u.cond.sentence(k, u.name, true, &r)
 	}
-	return reason, detail, u.cond.next(&r, false)
+	return reason, detail, earlier(s.next, u.cond.next(&r, false))
+}
+
+// NoSessions reports whether the key or certificate is for forwards only: it
+// has a command of its own that a session would be given to, and none is run
+// here.
+func (p *Policy) NoSessions(id Identity) bool {
+	if id.Cert != nil && id.Cert.noSessions {
+		return true
+	}
+	_, s := p.standing(&Request{User: id.User, Key: id.Key, Cert: id.Cert})
+	return s.options.any(func(o *authkeys.Options) bool { return o.NoSessions })
+}
+
+// A standing is what is known of the principal of a request before it is asked
+// what he wants.
+type standing struct {
+	reason  Reason // "": he may be here
+	detail  string
+	next    time.Time // when time alone may change that; zero: never
+	options narrowing // what his key, or his certificate's authority, allows
+}
+
+// standing finds the user of a request, and judges the proof: the locks, then
+// whether the key or certificate is his, then whether it is good here and now.
+// The user is nil if there is no such user.
+func (p *Policy) standing(r *Request) (*user, standing) {
+	if p == nil {
+		return nil, standing{reason: UnknownUser, detail: "the policy has no user " + quote(r.User)}
+	}
+	u, options, reason, detail := p.holder(r)
+	s := standing{reason: reason, detail: detail, options: options}
+	if lock := p.locked[Lock{User: r.User}]; lock != nil {
+		s.reason, s.detail = Locked, fmt.Sprintf("%s is locked%s", r.User, lock.since())
+	} else if why := p.revocation(r); why != "" {
+		s.reason, s.detail = Revoked, why
+	} else if why := p.shut[r.User]; why != "" && r.Key != AnyKey {
+		s.reason, s.detail = KeyFileUnusable, why
+	} else if s.reason == "" {
+		s.judge(r)
+	}
+	return u, s
+}
+
+// judge looks at what the key's options and the certificate say of time and
+// source.
+func (s *standing) judge(r *Request) {
+	for _, o := range s.options {
+		switch {
+		case o.From != nil && !o.From.Match(sourceOf(r)):
+			s.refuse(KeyNotFrom, "the key is allowed from %s; %s", o.From, clientOf(r))
+		case !o.Expiry.IsZero() && !(before(r, o.Expiry)):
+			s.refuse(KeyExpired, "the key is allowed until %s", o.Expiry.Format("2006-01-02 15:04:05 MST"))
+		case !o.Expiry.IsZero():
+			s.next = earlier(s.next, o.Expiry)
+		}
+	}
+	if c := r.Cert; c != nil {
+		switch {
+		case len(c.from) > 0 && !c.from.contains(sourceOf(r)):
+			s.refuse(CertNotFrom, "the certificate is for clients at %s; %s", strings.Join(c.fromText, ", "), clientOf(r))
+		case r.Time.IsZero() || r.Time.Before(c.after):
+			s.refuse(CertNotYet, "the certificate is valid from %s on", certTime(c.after))
+			s.next = earlier(s.next, c.after)
+		case !c.before.IsZero() && !r.Time.Before(c.before):
+			s.refuse(CertExpired, "the certificate was valid until %s", certTime(c.before))
+		default:
+			s.next = earlier(s.next, c.before)
+		}
+	}
+}
+
+// refuse keeps the first refusal.
+func (s *standing) refuse(reason Reason, format string, args ...any) {
+	if s.reason == "" {
+		s.reason, s.detail = reason, fmt.Sprintf(format, args...)
+	}
+}
+
+// before reports whether the request's time is known and before t.
+func before(r *Request, t time.Time) bool { return !r.Time.IsZero() && r.Time.Before(t) }
+
+// clientOf says where the client is.
+func clientOf(r *Request) string {
+	if a := sourceOf(r); a.IsValid() {
+		return "the client is at " + a.String()
+	}
+	return "the address of the client is not known"
+}
+
+// holder returns the user of a request as his proof makes him, with what
+// narrows that, and why the proof is not his.
+func (p *Policy) holder(r *Request) (u *user, options narrowing, reason Reason, detail string) {
+	u = p.users[r.User]
+	if r.Cert != nil {
+		return p.certHolder(r)
+	}
+	if u == nil {
+		return nil, nil, UnknownUser, "the policy has no user " + quote(r.User)
+	}
+	if r.Key == AnyKey {
+		return u, nil, "", ""
+	}
+	c := p.keyring().byFingerprint[r.Key]
+	if c == nil || c.user != u {
+		return u, nil, KeyRemoved, fmt.Sprintf("%s has no key %s", u.name, quote(r.Key))
+	}
+	if c.refused != "" {
+		return u, nil, KeyUnsupported, c.refused
+	}
+	return u, c.options, "", ""
 }

@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-
 	"sekisho/authz/strictyaml"
 )
 
@@ -41,11 +39,13 @@ func Parse(r io.Reader, filename string, opts Options) (*Policy, strictyaml.Prob
 	}
 	ps := &parser{
 		Policy: &Policy{
-			fence:        newFence(opts.Networks, opts.Own),
-			zones:        normalZones(opts.Zones),
-			users:        map[string]*user{},
-			keys:         map[string]*user{},
-			fingerprints: map[string]*user{},
+			fence:   newFence(opts.Networks, opts.Own),
+			zones:   normalZones(opts.Zones),
+			users:   map[string]*user{},
+			guests:  map[string]*user{},
+			folded:  map[string]string{},
+			roles:   map[Role]*role{},
+			written: newKeyring(),
 		},
 		groups:     map[string]int32{},
 		targetSeen: map[string]*declared{},
@@ -76,6 +76,8 @@ type parser struct {
 	groups      map[string]int32 // ids of the groups that users are in
 	groupNames  []string
 	userNames   []string
+	guestNames  []string
+	authorities []*authority
 	targetSeen  map[string]*declared
 	targetNames []string
 	zonesSeen   map[string]*time.Location // nil for those that are not known
@@ -92,10 +94,7 @@ type declared struct {
 
 // Keys that belong to the file but not to this version: refused, as ignoring
 // a condition would grant more than was written.
-var (
-	laterInFile   = []string{"authorities", "roles"}
-	laterInTarget = []string{"follow_dns"}
-)
+var laterInTarget = []string{"follow_dns"}
 
 func unsupportedKeys(m strictyaml.Map, keys []string) {
 	for _, k := range keys {
@@ -106,16 +105,17 @@ func unsupportedKeys(m strictyaml.Map, keys []string) {
 }
 
 func (ps *parser) parse(root *strictyaml.Node) {
-	m := root.Map(slices.Concat([]string{"version", "timezone", "users", "targets", "grants"}, laterInFile)...)
-	unsupportedKeys(m, laterInFile)
+	m := root.Map("version", "timezone", "users", "authorities", "targets", "grants", "roles")
 	var version int
 	if n := m.Require("version"); n.Int(&version, 1, math.MaxInt) && version != 1 {
 		n.Errorf("version %d is not supported by this version", version).Hint = "write version: 1"
 	}
 	ps.parseTimezone(m.Get("timezone"))
 	ps.parseUsers(m.Get("users").Items())
+	ps.parseAuthorities(m.Get("authorities").Items())
 	ps.parseTargets(m.Get("targets").Items())
 	ps.parseGrants(m.Get("grants").Items())
+	ps.parseRoles(m.Get("roles"))
 	if root.Problems().Err() != nil {
 		return // what is wrong may be just where the target is used
 	}
@@ -162,77 +162,6 @@ func (ps *parser) suggest(word string, candidates []string) string {
 		return ""
 	}
 	return strictyaml.DidYouMean(word, candidates)
-}
-
-func (ps *parser) parseUsers(items []*strictyaml.Node) {
-	folded := map[string]*strictyaml.Node{}
-	keys := map[string]*strictyaml.Node{}
-	for _, item := range items {
-		m := item.Map("name", "groups", "keys", "when", "require")
-		u := &user{id: int32(len(ps.userNames))}
-		named := false
-		n := m.Require("name")
-		if u.name, named = name(n, "user"); named {
-			fold := strings.ToLower(u.name)
-			if other := folded[fold]; other != nil {
-				named = false
-				if ps.users[u.name] != nil {
-					n.Errorf("the user %q is already at line %d", u.name, other.Line)
-				} else {
-					n.Errorf("the user %q differs from the one at line %d only in upper and lower case", u.name, other.Line)
-				}
-			} else {
-				folded[fold] = n
-				ps.users[u.name] = u
-				ps.userNames = append(ps.userNames, u.name)
-			}
-		}
-		for _, g := range m.Get("groups").Items() {
-			group, ok := name(g, "group")
-			if !ok || slices.Contains(u.groups, group) {
-				continue
-			}
-			id, seen := ps.groups[group]
-			if !seen {
-				id = int32(len(ps.groupNames))
-				ps.groups[group] = id
-				ps.groupNames = append(ps.groupNames, group)
-			}
-			u.groups = append(u.groups, group)
-			u.groupIDs = append(u.groupIDs, id)
-		}
-		u.cond = ps.parseConditions(m.Get("when"), m.Get("require"))
-		list := m.Get("keys")
-		for _, k := range list.Items() {
-			ps.parseUserKey(k, u, keys)
-		}
-		if named && (m.Lacks("keys") || isEmpty(list)) {
-			n.Warnf("the user %q has no keys and cannot log in", u.name)
-		}
-	}
-}
-
-func (ps *parser) parseUserKey(n *strictyaml.Node, u *user, seen map[string]*strictyaml.Node) {
-	var s string
-	if !n.String(&s) {
-		return
-	}
-	key, message, hint := parseKey(s)
-	if message != "" {
-		n.Errorf("%s", message).Hint = hint
-		return
-	}
-	blob := string(key.Marshal())
-	switch owner := ps.keys[blob]; {
-	case owner == u:
-		n.Warnf("the key is already at line %d", seen[blob].Line)
-	case owner != nil:
-		n.Errorf("the key of %q at line %d is also the key of %q at line %d", owner.name, seen[blob].Line, u.name, n.Line).Hint = "a key belongs to one user"
-	default:
-		seen[blob] = n
-		ps.keys[blob] = u
-		ps.fingerprints[ssh.FingerprintSHA256(key)] = u
-	}
 }
 
 func (ps *parser) parseTargets(items []*strictyaml.Node) {
@@ -407,28 +336,7 @@ func (ps *parser) parseGrants(items []*strictyaml.Node) {
 		case (users != nil || groups != nil) && (users == nil || isEmpty(users)) && (groups == nil || isEmpty(groups)):
 			item.Warnf("the grant is given to nobody")
 		}
-		for _, n := range users.Items() {
-			s, ok := name(n, "user")
-			if !ok {
-				continue
-			}
-			if u := ps.users[s]; u != nil {
-				g.users = append(g.users, u.id)
-			} else {
-				n.Warnf("there is no user %q", s).Hint = ps.suggest(s, ps.userNames)
-			}
-		}
-		for _, n := range groups.Items() {
-			s, ok := name(n, "group")
-			if !ok {
-				continue
-			}
-			if id, ok := ps.groups[s]; ok {
-				g.groups = append(g.groups, id)
-			} else {
-				n.Warnf("no user is in the group %q", s).Hint = ps.suggest(s, ps.groupNames)
-			}
-		}
+		g.users, g.groups = ps.parseWhom(users, groups)
 		for _, n := range nonEmpty(m.Require("to"), "to") {
 			s, ok := name(n, "target")
 			if !ok {
@@ -449,16 +357,13 @@ func (ps *parser) parseGrants(items []*strictyaml.Node) {
 		}
 		g.cond = ps.parseConditions(m.Get("when"), m.Get("require"))
 		ps.parseGrantEnds(m.Get("at_end"), m.Get("limits"), g)
-		slices.Sort(g.users)
-		slices.Sort(g.groups)
-		g.users, g.groups = slices.Compact(g.users), slices.Compact(g.groups)
 		ps.grants = append(ps.grants, g)
 	}
 }
 
 // finish makes of what was read what Decide looks things up in.
 func (ps *parser) finish() *Policy {
-	byUser := make([]*subject, len(ps.userNames))
+	byUser := make([]*subject, len(ps.userNames)+len(ps.guestNames))
 	byGroup := make([]*subject, len(ps.groupNames))
 	for i := range byUser {
 		byUser[i] = &subject{}
@@ -498,16 +403,25 @@ func (ps *parser) finish() *Policy {
 	for s, ranges := range ports {
 		s.ports = makePorts(ranges)
 	}
-	for _, u := range ps.users {
-		if s := byUser[u.id]; len(s.grants) > 0 {
-			u.subjects = append(u.subjects, s)
+	add := func(subjects *[]*subject, s *subject) {
+		if len(s.grants) > 0 {
+			*subjects = append(*subjects, s)
 		}
-		for _, g := range u.groupIDs {
-			if s := byGroup[g]; len(s.grants) > 0 {
-				u.subjects = append(u.subjects, s)
+	}
+	for _, all := range []map[string]*user{ps.users, ps.guests} {
+		for _, u := range all {
+			add(&u.subjects, byUser[u.id])
+			for _, g := range u.groupIDs {
+				add(&u.subjects, byGroup[g])
 			}
 		}
 	}
+	for _, a := range ps.authorities {
+		for _, g := range a.groupIDs {
+			add(&a.subjects, byGroup[g])
+		}
+	}
 	ps.index = makeIndex(ps.targets)
+	ps.keys = ps.written
 	return ps.Policy
 }

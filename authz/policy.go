@@ -18,13 +18,27 @@ type Policy struct {
 	zones    []string // DNS zones, in normal form
 	fence    fence
 
-	users        map[string]*user
-	keys         map[string]*user // by the key's wire format
-	fingerprints map[string]*user
-	targets      []*target
-	grants       []*grant
-	index        index
+	users   map[string]*user
+	guests  map[string]*user  // whom grants name and only certificates can prove
+	folded  map[string]string // names of users by their lower case
+	roles   map[Role]*role
+	written keyring // the keys and authorities that the file has
+	targets []*target
+	grants  []*grant
+	index   index
+
+	files []KeyFile         // of authorized_keys
+	keys  keyring           // in force: written, and those of files
+	shut  map[string]string // users whose file is unusable: why
+
+	locks   *Locks
+	locked  map[Lock]*Lock // those of locks, by what they take away
+	lists   []RevocationList
+	revoked map[string]string // why, by the fingerprints of keys that the lists revoke
 }
+
+// noUser is the id of a user whom neither the list of users nor a grant names.
+const noUser int32 = -1
 
 type user struct {
 	id       int32 // his place in the file
@@ -74,6 +88,15 @@ func (p *Policy) user(name string) *user {
 	return p.users[name]
 }
 
+// named returns a user whom the policy names, if only in a grant.
+func (p *Policy) named(name string) *user {
+	u := p.user(name)
+	if u == nil && p != nil {
+		u = p.guests[name]
+	}
+	return u
+}
+
 // Hash returns "sha256:…" of the file that the policy was read from.
 func (p *Policy) Hash() string {
 	if p == nil {
@@ -108,12 +131,16 @@ func (p *Policy) WithOwn(own []netip.Addr) *Policy {
 // Decide answers a request. It is pure: the same policy and request always
 // give the same decision.
 func (p *Policy) Decide(r Request) Decision {
-	u := p.user(r.User)
-	if u == nil {
-		return Decision{Reason: UnknownUser, Detail: "the policy has no user " + quote(r.User)}
+	u, s := p.standing(&r)
+	if s.reason != "" {
+		d := Decision{Reason: s.reason, Detail: s.detail, Next: s.next}
+		if u != nil {
+			d.Policy = p.hash
+		}
+		return d
 	}
-	if r.Key != AnyKey && p.fingerprints[r.Key] != u {
-		return Decision{Reason: KeyRemoved, Policy: p.hash, Detail: fmt.Sprintf("%s has no key %s", u.name, quote(r.Key))}
+	if reason, detail := p.lockedDown(&r); reason != "" {
+		return Decision{Reason: reason, Detail: detail, Next: s.next, Policy: p.hash}
 	}
 	host, literal, msg := parseHost(r.Host)
 	if msg != "" {
@@ -131,8 +158,9 @@ func (p *Policy) Decide(r Request) Decision {
 	f := p.find(u, &q, &d)
 	d.Named = f.named
 	if d.Reason == "" {
-		p.conclude(u, &q, f, &d)
+		p.conclude(u, s.options, &q, f, &d)
 	}
+	d.Next = earlier(d.Next, s.next)
 	return d
 }
 
@@ -163,8 +191,9 @@ func (p *Policy) find(u *user, q *query, d *Decision) found {
 }
 
 // conclude makes the answer of what was found. The conditions of the user
-// come before those of a grant, and both only where a grant would allow.
-func (p *Policy) conclude(u *user, q *query, f found, d *Decision) {
+// come before what his key is for and before those of a grant, and all only
+// where a grant would allow.
+func (p *Policy) conclude(u *user, options narrowing, q *query, f found, d *Decision) {
 	if f.grant == none && f.blocked == none {
 		if f.outside == none {
 			p.noGrant(u, q, f, d)
@@ -179,6 +208,10 @@ func (p *Policy) conclude(u *user, q *query, f found, d *Decision) {
 	if k := u.cond.failing(&q.Request, false); k != numConditions {
 		d.Reason, d.Detail = conditionReasons[k], u.cond.sentence(k, u.name, true, &q.Request)
 		return // whatever the grants say at another time, to him it is the same
+	}
+	if reason, detail := options.refuses(d.Host, q.Port); reason != "" {
+		d.Reason, d.Detail = reason, detail
+		return
 	}
 	if f.conditional > 0 {
 		d.Next = earlier(d.Next, p.nextOf(u, q, f))
@@ -467,10 +500,26 @@ type TargetView struct {
 
 // Reach returns what the policy grants a user, in file order.
 func (p *Policy) Reach(user string) []GrantView {
-	u := p.user(user)
-	if u == nil {
+	if u := p.user(user); u != nil {
+		return p.reach(u)
+	}
+	return nil
+}
+
+// ReachOf is Reach for somebody as he has proved himself: by certificate he may
+// be in more groups, or be no user of the list at all.
+func (p *Policy) ReachOf(id Identity) []GrantView {
+	if p == nil {
 		return nil
 	}
+	u, _, reason, _ := p.holder(&Request{User: id.User, Key: id.Key, Cert: id.Cert})
+	if u == nil || reason != "" {
+		return nil
+	}
+	return p.reach(u)
+}
+
+func (p *Policy) reach(u *user) []GrantView {
 	var ids []int32
 	for _, s := range u.subjects {
 		ids = append(ids, s.grants...)
@@ -490,4 +539,28 @@ func (p *Policy) Reach(user string) []GrantView {
 		}
 	}
 	return views
+}
+
+// Users returns the names of all users, sorted.
+func (p *Policy) Users() []string {
+	if p == nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(p.users))
+}
+
+// CouldBe reports whether somebody could come as the user of a name: one that
+// the policy has, or whom one of its authorities could vouch for.
+func (p *Policy) CouldBe(name string) bool {
+	if p == nil || p.named(name) != nil {
+		return p != nil
+	}
+	for _, all := range p.written.authorities {
+		if slices.ContainsFunc(all, func(a *authority) bool {
+			return slices.ContainsFunc(a.principals, func(pattern string) bool { return matchName(pattern, name) })
+		}) {
+			return true
+		}
+	}
+	return false
 }

@@ -289,7 +289,7 @@ func TestIdentify(t *testing.T) {
 		{"another user's name in another case", "BOB", testKey(1), "alice", "", ""},
 		{"the name of a group", "dba", testKey(1), "alice", "", ""},
 		{"a stranger's key", "alice", stranger, "", UnknownKey, "the key " + ssh.FingerprintSHA256(stranger) + " is nobody's"},
-		{"a certificate over her key", "alice", cert, "", KeyUnsupported, "certificates are not supported"},
+		{"a certificate over her key", "alice", cert, "", UnknownAuthority, `the certificate "" (serial 0) is signed by ` + ssh.FingerprintSHA256(signer.PublicKey()) + ", which is no authority of the policy"},
 		{"no key", "alice", nil, "", KeyUnsupported, "there is no key"},
 		{"a small RSA key", "alice", rsaKey(1024), "", KeyUnsupported, "an RSA key needs at least 2048 bits, this one has 1024"},
 		{"a large RSA key", "alice", rsaKey(2048), "", UnknownKey, "the key " + ssh.FingerprintSHA256(rsaKey(2048)) + " is nobody's"},
@@ -297,32 +297,14 @@ func TestIdentify(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			user, reason, detail := p.Identify(tt.login, tt.key)
-			if user != tt.user || reason != tt.reason || detail != tt.detail {
-				t.Errorf("%q, %q, %q", user, reason, detail)
+			id, reason, detail := p.Identify(tt.login, tt.key)
+			if id.User != tt.user || reason != tt.reason || detail != tt.detail {
+				t.Errorf("%q, %q, %q", id.User, reason, detail)
 			}
-			if user, reason, _ := (*Policy)(nil).Identify(tt.login, tt.key); user != "" || reason == "" {
-				t.Errorf("no policy: %q, %q", user, reason)
+			if id, reason, _ := (*Policy)(nil).Identify(tt.login, tt.key); id != (Identity{}) || reason == "" {
+				t.Errorf("no policy: %q, %q", id.User, reason)
 			}
 		})
-	}
-}
-
-func TestHolds(t *testing.T) {
-	p := mustParse(t, testPolicy, testOptions)
-	fp1, fp3 := ssh.FingerprintSHA256(testKey(1)), ssh.FingerprintSHA256(testKey(3))
-	for _, tt := range []struct {
-		user, key string
-		want      Reason
-	}{
-		{"alice", fp1, ""}, {"bob", fp3, ""}, {"alice", fp3, KeyRemoved}, {"dave", fp1, KeyRemoved}, {"alice", "", KeyRemoved}, {"mallory", fp1, UnknownUser}, {"", "", UnknownUser},
-	} {
-		if got := p.Holds(tt.user, tt.key); got != tt.want {
-			t.Errorf("%s, %s: %q, want %q", tt.user, tt.key, got, tt.want)
-		}
-		if got := (*Policy)(nil).Holds(tt.user, tt.key); got != UnknownUser {
-			t.Errorf("no policy: %q", got)
-		}
 	}
 }
 

@@ -300,7 +300,8 @@ func TestHoldsNow(t *testing.T) {
 	}{
 		{"alice", fp(1), "", "", "", ""},
 		{"alice", fp(2), "", "", KeyRemoved, ""},
-		{"alice", AnyKey, "", "", KeyRemoved, ""},
+		{"alice", AnyKey, "", "", "", ""},
+		{"alice", "", "", "", KeyRemoved, ""},
 		{"mallory", fp(1), "", "", UnknownUser, ""},
 		{"carol", fp(3), "", "", "", ""}, // require is about forwards
 		{"bob", fp(2), "203.0.113.5", "2027-01-13 12:00", "", "2027-01-13 22:00"},
@@ -323,11 +324,11 @@ func TestHoldsNow(t *testing.T) {
 		if tt.next != "" {
 			next = at(tt.next)
 		}
-		reason, detail, got := p.HoldsNow(tt.user, tt.key, source, now)
+		reason, detail, got := p.HoldsNow(Identity{User: tt.user, Key: tt.key}, source, now)
 		if reason != tt.want || !got.Equal(next) || (detail == "") != (reason == "") {
 			t.Errorf("%+v: %q, %q, %v", tt, reason, detail, got)
 		}
-		if reason, _, _ := (*Policy)(nil).HoldsNow(tt.user, tt.key, source, now); reason != UnknownUser {
+		if reason, _, _ := (*Policy)(nil).HoldsNow(Identity{User: tt.user, Key: tt.key}, source, now); reason != UnknownUser {
 			t.Errorf("no policy: %q", reason)
 		}
 	}
