@@ -53,6 +53,7 @@ func (r *Record) appendBody(b []byte) []byte {
 	b = appendField(b, "user", r.User)
 	b = appendField(b, "login", r.Login)
 	b = appendField(b, "key", r.Key)
+	b = appendCertificate(b, r.Cert)
 	b = appendField(b, "client", r.Client)
 	b = appendAddrPort(b, "source", r.Source)
 	b = appendEndpoint(b, "originator", "ip", r.Originator)
@@ -95,6 +96,17 @@ func appendField(b []byte, name, s string) []byte {
 		return b
 	}
 	return appendString(appendName(b, name), s)
+}
+
+func appendCertificate(b []byte, c Certificate) []byte {
+	if c == (Certificate{}) {
+		return b
+	}
+	b = appendString(append(appendName(b, "cert"), `{"authority":`...), c.Authority)
+	b = appendString(append(b, `,"key_id":`...), c.KeyID)
+	b = append(b, `,"serial":`...)
+	b = strconv.AppendUint(b, c.Serial, 10)
+	return append(b, '}')
 }
 
 func appendEndpoint(b []byte, name, host string, e Endpoint) []byte {

@@ -41,6 +41,8 @@ func TestEncoding(t *testing.T) {
 			`{"v":1,"seq":812,"time":"2026-11-22T01:02:03.123456Z","bastion":"bastion-1","run":"01J","type":"forward.open","conn":"c1","forward":"f1","entrance":"ssh",` +
 				`"user":"bob","login":"ec2-user","key":"SHA256:abc","client":"SSH-2.0-OpenSSH_9.9","source":{"ip":"203.0.113.9","port":51234},"originator":{"ip":"127.0.0.1","port":0},` +
 				`"target":{"host":"rds","port":3306},"address":{"ip":"10.0.11.147","port":3306},"grant":"dba-db","policy":"sha256:def"}`},
+		{"a certificate stands beside the key that it is of", Record{V: 1, Time: at, Type: AuthOK, Key: "SHA256:abc", Cert: Certificate{"corp", "alice@corp", 17}},
+			head + `,"type":"auth.ok","key":"SHA256:abc","cert":{"authority":"corp","key_id":"alice@corp","serial":17}}`},
 		{"fields that are zero are left out", Record{V: 1, Time: at}, head + `}`},
 		{"the counts of an end stay when they are zero", Record{V: 1, Time: at, Type: ForwardFail},
 			head + `,"type":"forward.fail","bytes_up":0,"bytes_down":0,"duration_ms":0}`},
@@ -193,6 +195,7 @@ func randomRecord(seed uint64, s string) Record {
 	r := Record{
 		V: 1, Seq: num(), Time: time.UnixMicro(int64(num() % (1 << 56))).UTC(), Bastion: str(), Run: str(),
 		Type: Type(str()), Conn: str(), Forward: str(), Entrance: str(), User: str(), Login: str(), Key: str(), Client: str(),
+		Cert:       Certificate{str(), str(), num()},
 		Source:     netip.AddrPortFrom(addr(), uint16(num())),
 		Originator: Endpoint{str(), uint32(num())},
 		Target:     Endpoint{str(), uint32(num())},

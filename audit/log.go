@@ -47,6 +47,7 @@ type Log struct {
 	opts      Options
 	run       string
 	recovered Recovery
+	before    time.Time
 	lock      *lock
 
 	queue   chan *waiter
@@ -79,6 +80,10 @@ func (l *Log) Run() string { return l.run }
 
 // Recovered returns what Open found and mended.
 func (l *Log) Recovered() Recovery { return l.recovered }
+
+// Before returns when the last record before this run was made. It is zero if
+// there is none.
+func (l *Log) Before() time.Time { return l.before }
 
 // Append writes rec and returns nil when it is on stable storage. V, Seq,
 // Time, Bastion and Run are filled in. Records are written in the order in

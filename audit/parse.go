@@ -38,6 +38,9 @@ func ParseRecord(line []byte) (Record, error) {
 	p.field("user", &r.User)
 	p.field("login", &r.Login)
 	p.field("key", &r.Key)
+	if p.has("cert") {
+		r.Cert = p.certificate()
+	}
 	p.field("client", &r.Client)
 	if p.has("source") {
 		r.Source = p.addrPort()
@@ -179,6 +182,17 @@ func (p *parser) addrPort() netip.AddrPort {
 	port := p.uint(math.MaxUint16)
 	p.want(`}`)
 	return netip.AddrPortFrom(a, uint16(port))
+}
+
+func (p *parser) certificate() (c Certificate) {
+	p.want(`{"authority":`)
+	c.Authority = p.string()
+	p.want(`,"key_id":`)
+	c.KeyID = p.string()
+	p.want(`,"serial":`)
+	c.Serial = p.uint(math.MaxUint64)
+	p.want(`}`)
+	return c
 }
 
 func (p *parser) endpoint(open string) Endpoint {

@@ -34,6 +34,9 @@ const (
 	ForwardLost     Type = "forward.lost"
 	ForwardDeny     Type = "forward.deny"
 
+	AdminLock   Type = "admin.lock"
+	AdminRevoke Type = "admin.revoke"
+
 	LogMend Type = "log.mend"
 )
 
@@ -57,10 +60,11 @@ type Record struct {
 	Conn    string // id of the SSH connection, "c…"
 	Forward string // id of the forward, "f…"
 
-	Entrance string // how the principal came in: "ssh"
+	Entrance string // how the principal came in: "ssh", or "admin" for a command on the machine itself
 	User     string // the principal
 	Login    string // the user name that the client sent
 	Key      string // fingerprint of the proven key; in auth.fail of the last one offered
+	Cert     Certificate
 	Client   string // the client's version string
 
 	Source     netip.AddrPort // the peer of the TCP connection
@@ -70,7 +74,7 @@ type Record struct {
 
 	Grant   string // the grant that allows
 	Policy  string // hash of the policy in force, "sha256:…"
-	Request string // what was asked for, in request.deny
+	Request string // what was asked for, in request.deny and of commands
 
 	Offered []string  // fingerprints offered and refused, in auth.fail
 	Dropped []Dropped // addresses that the fence refused
@@ -81,6 +85,14 @@ type Record struct {
 
 	Reason string // a code
 	Detail string // a sentence
+}
+
+// A Certificate is the one that the proven key came in, as its authority has
+// signed it. The zero one is none.
+type Certificate struct {
+	Authority string // name in the policy
+	KeyID     string
+	Serial    uint64
 }
 
 // An Endpoint is a host and port as somebody wrote them: nothing about it is

@@ -61,7 +61,7 @@ func (l *Log) recover() error {
 	if err != nil {
 		return err
 	}
-	l.next, l.last = f.next, f.last
+	l.next, l.last, l.before = f.next, f.last, f.last
 
 	for _, name := range f.empty {
 		if err := l.opts.disk.Remove(name); err != nil {
