@@ -26,7 +26,8 @@ var (
 		ssh.HMACSHA256ETM, ssh.HMACSHA512ETM,
 		ssh.HMACSHA256, ssh.HMACSHA512,
 	}
-	// signatures are those by which users may prove a key: no SHA-1.
+	// signatures are those by which users may prove a key, also one that
+	// comes in a certificate: no SHA-1.
 	signatures = []string{
 		ssh.KeyAlgoED25519, ssh.KeyAlgoSKED25519,
 		ssh.KeyAlgoECDSA256, ssh.KeyAlgoSKECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521,

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"sekisho/audit"
+	"sekisho/authz"
 )
 
 const (
@@ -70,6 +71,7 @@ type connection struct {
 	busy       atomic.Int64 // when a channel was last open: see clock
 	pings      int          // keepalives sent since the client was last heard; tend's
 	pinging    atomic.Bool  // a keepalive waits for its answer
+	closing    atomic.Bool  // the wire is closed, or about to be
 
 	mu       sync.Mutex
 	over     bool           // no handler begins any more
@@ -203,10 +205,14 @@ func (c *connection) begin() bool {
 	return true
 }
 
-// end ends the connection and every forward on it, with cause.
+// end ends the connection and every forward on it, with cause. It waits for
+// nothing, as whoever ends thousands in a row must not: closing a socket waits
+// for those who are reading and writing it.
 func (c *connection) end(cause *endCause) {
 	c.cancel(cause)
-	c.wire.Close()
+	if c.closing.CompareAndSwap(false, true) {
+		go c.wire.Close()
+	}
 }
 
 // recovered turns a panic into the end of this connection only.
@@ -251,15 +257,41 @@ func (c *connection) tend() {
 	c.pings = due
 }
 
-// judgeAgain reports whether the connection's principal may still be here, and
-// ends it if not.
+// judgeAgain reports whether the connection's principal, if there is one yet,
+// may still be here, and ends it if not.
 func (c *connection) judgeAgain() bool {
-	reason, detail := c.holds()
-	if reason == "" {
-		return true
+	p := c.principal()
+	if p == nil || c.ctx.Err() != nil {
+		return true // it is judged at its login; it is ending already
 	}
-	c.end(&endCause{string(reason), "the policy no longer admits it: " + detail})
-	return false
+	cause := notAdmitted(c.holds(p))
+	if cause != nil {
+		c.end(cause)
+	}
+	return cause == nil
+}
+
+// preview is judgeAgain by another policy, and ends nothing.
+func (c *connection) preview(policy *authz.Policy) (e Ending, ends bool) {
+	p := c.principal()
+	if p == nil || c.ctx.Err() != nil {
+		return e, false
+	}
+	reason, detail, _ := c.holdsBy(policy, p)
+	cause := notAdmitted(reason, detail)
+	if cause == nil {
+		return e, false
+	}
+	return Ending{p.view(c.started), cause.reason, cause.detail}, true
+}
+
+// notAdmitted is why a connection is ended whose principal no longer holds;
+// nil if he does.
+func notAdmitted(reason authz.Reason, detail string) *endCause {
+	if reason == "" {
+		return nil
+	}
+	return &endCause{string(reason), "the policy no longer admits it: " + detail}
 }
 
 // ping asks the client for a sign of life. Any answer is one, a failure too:
@@ -284,7 +316,7 @@ func (c *connection) ping() {
 func (c *connection) record(t audit.Type) audit.Record {
 	rec := audit.Record{Type: t, Conn: c.id, Entrance: entranceSSH, Source: c.source}
 	if p := c.principal(); p != nil {
-		rec.User, rec.Login, rec.Key, rec.Client = p.User, p.Login, p.Key, p.Client
+		rec.User, rec.Login, rec.Key, rec.Cert, rec.Client = p.User, p.Login, p.Key, p.certificate(), p.Client
 	}
 	return rec
 }

@@ -52,7 +52,7 @@ func (f *Forwarder) connect(ctx context.Context, fw *forward, addrs []netip.Addr
 	}
 	f.end(fw, audit.ForwardFail, cause)
 	if fw.cutting.Err() != nil {
-		return nil, &Refusal{ByPolicy, fw.sentence(f.mayNot(fw, authz.Reason(cause.reason)))}
+		return nil, &Refusal{ByPolicy, fw.sentence(f.cutWords(fw, cause))}
 	}
 	return nil, &Refusal{ByNetwork, fw.sentence(dialWords(fw, cause.reason))}
 }
@@ -83,7 +83,7 @@ func (f *Forwarder) recordDial(ctx context.Context, fw *forward, first bool, fai
 		fw.opened = false
 		fw.mu.Unlock()
 		if left {
-			return f.deny(fw, ByPolicy, cause, cause.detail)
+			return f.deny(fw, ByPolicy, cause, f.cutWords(fw, cause))
 		}
 	} else {
 		// An open that is, or may yet be, in the log must get its end.

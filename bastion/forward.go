@@ -19,14 +19,28 @@ import (
 
 // A Principal is who acts, as proven at an entrance, and how he came in.
 type Principal struct {
-	User     string // the user of the policy
-	Key      string // fingerprint of the key whose signature proved it
-	Touch    bool   // the signature shows that somebody touched the key
-	Login    string // the user name that the client sent; decides nothing
-	Entrance string // "ssh"
-	Conn     string // id of the connection that carries the forward
-	Client   string // the client's version string
+	User     string      // the user of the policy
+	Key      string      // fingerprint of the key whose signature proved it
+	Cert     *authz.Cert // the certificate that the key came in; nil: none
+	Touch    bool        // the signature shows that somebody touched the key
+	Login    string      // the user name that the client sent; decides nothing
+	Entrance string      // "ssh"
+	Conn     string      // id of the connection that carries the forward
+	Client   string      // the client's version string
 	Source   netip.AddrPort
+}
+
+// identity is who it is and how that was proven.
+func (p *Principal) identity() authz.Identity {
+	return authz.Identity{User: p.User, Key: p.Key, Cert: p.Cert}
+}
+
+// certificate is what records tell of the principal's certificate.
+func (p *Principal) certificate() audit.Certificate {
+	if p.Cert == nil {
+		return audit.Certificate{}
+	}
+	return audit.Certificate{Authority: p.Cert.Authority, KeyID: p.Cert.KeyID, Serial: p.Cert.Serial}
 }
 
 // An Ask is what a client asks to be connected to.
@@ -341,6 +355,10 @@ func (fw *forward) regranted() bool {
 func (fw *forward) target() string {
 	fw.mu.Lock()
 	defer fw.mu.Unlock()
+	return fw.targetLocked()
+}
+
+func (fw *forward) targetLocked() string {
 	host := cmp.Or(fw.host, printable(fw.ask.Target.Host))
 	return net.JoinHostPort(host, fmt.Sprint(fw.ask.Target.Port))
 }

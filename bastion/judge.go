@@ -60,6 +60,12 @@ func (f *Forwarder) decide(fw *forward, addr netip.Addr) authz.Decision {
 	fw.mu.Lock()
 	defer fw.mu.Unlock()
 	d := f.authorizer.Decide(fw.request(addr, f.now()))
+	fw.takeOver(d)
+	return d
+}
+
+// takeOver makes d what is decided of the forward. fw.mu must be held.
+func (fw *forward) takeOver(d authz.Decision) {
 	if d.Host != "" {
 		fw.host = d.Host
 	}
@@ -67,7 +73,6 @@ func (f *Forwarder) decide(fw *forward, addr netip.Addr) authz.Decision {
 	if d.Effect == authz.Allow { // else what carried it so far is what its end tells
 		fw.grant, fw.limits, fw.edge = d.Grant, d.Limits, d.Next
 	}
-	return d
 }
 
 // resolve finds the addresses of a host on which d allows going on. It has
@@ -106,7 +111,7 @@ func (f *Forwarder) resolve(ctx context.Context, fw *forward, d authz.Decision) 
 func (f *Forwarder) unresolved(fw *forward, d authz.Decision, err error) *Refusal {
 	if fw.ctx.Err() != nil && !isNotFound(err) { // that is why
 		cause := fw.cause(nil)
-		return f.deny(fw, ByPolicy, cause, cause.detail)
+		return f.deny(fw, ByPolicy, cause, f.cutWords(fw, cause))
 	}
 	reason, kind := reasonResolveFailed, ByNetwork
 	said := fmt.Sprintf("%s cannot be resolved now", fw.target())
@@ -123,8 +128,17 @@ func (f *Forwarder) unresolved(fw *forward, d authz.Decision, err error) *Refusa
 
 // mayNot is the sentence for a target that the user may not reach.
 func (f *Forwarder) mayNot(fw *forward, reason authz.Reason) string {
-	return fmt.Sprintf("%s may not open %s (%s); what you may reach: ssh bastion",
+	return fmt.Sprintf("%s may not open %s (%s); try: ssh bastion explain %[2]s",
 		fw.principal.User, fw.target(), reason.Words())
+}
+
+// cutWords are those for a client whose forward was ended on its way. Why, in
+// full, is for the administrator: it may name addresses and other people.
+func (f *Forwarder) cutWords(fw *forward, cause *endCause) string {
+	if cause == draining || cause.byClient() {
+		return cause.detail
+	}
+	return f.mayNot(fw, authz.Reason(cause.reason))
 }
 
 // decided is the cause of a forward that a decision refuses.
@@ -139,7 +153,7 @@ func (fw *forward) request(addr netip.Addr, now time.Time) authz.Request {
 		grant = fw.grant // fw.mu is held
 	}
 	return authz.Request{
-		User: p.User, Key: p.Key, Touch: p.Touch, Source: p.Source.Addr(), Time: now,
+		User: p.User, Key: p.Key, Cert: p.Cert, Touch: p.Touch, Source: p.Source.Addr(), Time: now,
 		Host: fw.ask.Target.Host, Port: fw.ask.Target.Port, Addr: addr, Running: running, Grant: grant,
 	}
 }

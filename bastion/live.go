@@ -124,7 +124,8 @@ func (l *live) cutAll(cause *endCause) {
 // rejudge asks the Authorizer again about every forward that has an address
 // and cuts those that would now be denied, without resolving anything again.
 // It returns how many it cut. A forward whose grant no longer holds while
-// another does goes on under that one, recorded.
+// another does goes on under that one, recorded. It waits for no socket and no
+// record: thousands of forwards are judged in one go, and each ends by itself.
 func (f *Forwarder) rejudge() int {
 	cut := 0
 	for _, fw := range f.live.snapshot() {
@@ -137,22 +138,49 @@ func (f *Forwarder) rejudge() int {
 
 // judgeAgain reports whether fw may go on, and cuts it if not.
 func (f *Forwarder) judgeAgain(fw *forward) bool {
-	addr := fw.address.Load()
-	if addr == nil {
-		return true // it is judged by the policy now in force when it has one
+	fw.mu.Lock()
+	d, cause, judged := f.verdict(f.authorizer, fw)
+	if judged {
+		fw.takeOver(d)
 	}
-	d := f.decide(fw, addr.Addr())
-	if d.Effect != authz.Allow {
-		fw.cut(&endCause{string(d.Reason), "it is no longer allowed: " + d.Detail})
+	fw.mu.Unlock()
+	if cause != nil {
+		fw.cut(cause)
 		return false
 	}
-	if fw.relaying() && fw.regranted() {
+	if judged && fw.relaying() && fw.regranted() {
 		// One that runs is not cut because the grant that takes over has
 		// enough of them.
 		f.live.carriedBy(fw)
 		go f.recordProgress(fw, reasonGrantChanged, "the grant that carried it no longer does")
 	}
 	return true
+}
+
+// verdict is what an Authorizer makes of a forward as it stands, and why fw is
+// to end by that; nil if it may go on. Nothing of fw changes: what ends
+// forwards, and what only tells which would end, ask here. It does not judge a
+// forward that has no address, which meets the policy in force when it has
+// one, nor one that is ending already. fw.mu must be held.
+func (f *Forwarder) verdict(by Authorizer, fw *forward) (d authz.Decision, cause *endCause, judged bool) {
+	addr := fw.address.Load()
+	if addr == nil || fw.ended || fw.cutting.Err() != nil {
+		return d, nil, false
+	}
+	d = by.Decide(fw.request(addr.Addr(), f.now()))
+	if d.Effect != authz.Allow {
+		return d, &endCause{string(d.Reason), "it is no longer allowed: " + d.Detail}, true
+	}
+	return d, fw.outlived(d.Limits), true
+}
+
+// outlived is why limits, those of a grant, end the forward by now; nil if
+// they do not. fw.mu must be held.
+func (fw *forward) outlived(limits authz.Limits) *endCause {
+	if most := limits.Duration; most > 0 && fw.opened && time.Since(fw.started) >= most {
+		return &endCause{reasonDuration, fmt.Sprintf("it has lasted for limits.duration of its grant, %v", most)}
+	}
+	return nil
 }
 
 // relaying reports whether the forward is confirmed to the client.
@@ -190,13 +218,16 @@ func tendEvery(limits ...time.Duration) time.Duration {
 
 func (f *Forwarder) tendOne(fw *forward) {
 	fw.mu.Lock()
-	edge, most, opened := fw.edge, fw.limits.Duration, fw.opened
+	edge := fw.edge
 	fw.mu.Unlock()
 	if !edge.IsZero() && !f.now().Before(edge) && !f.judgeAgain(fw) {
 		return
 	}
-	if most > 0 && opened && time.Since(fw.started) >= most {
-		fw.cut(&endCause{reasonDuration, fmt.Sprintf("it has lasted for limits.duration of its grant, %v", most)})
+	fw.mu.Lock()
+	cause := fw.outlived(fw.limits) // of the grant that carries it now
+	fw.mu.Unlock()
+	if cause != nil {
+		fw.cut(cause)
 		return
 	}
 	if !fw.relaying() {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/crypto/ssh"
@@ -50,7 +51,7 @@ type login struct {
 	noRoom   *endCause // why a proven key was turned away
 }
 
-// offer is a key that a client offered and that was refused.
+// offer is a key or certificate that a client offered and that was refused.
 type offer struct {
 	key    ssh.PublicKey
 	reason string
@@ -99,7 +100,7 @@ func (c *connection) offerKey(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Pe
 	if _, reason, detail := c.server.policies.get().Identify("", key); reason != "" {
 		return nil, c.login.refuse(key, reason, detail)
 	}
-	c.login.accepted = ssh.FingerprintSHA256(key)
+	c.login.accepted = ssh.FingerprintSHA256(plainKey(key))
 	return new(ssh.Permissions), nil
 }
 
@@ -107,16 +108,16 @@ func (c *connection) offerKey(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Pe
 // before counts, and the user name is the one of this very request.
 func (c *connection) proveKey(meta ssh.ConnMetadata, key ssh.PublicKey, _ *ssh.Permissions, algorithm string) (*ssh.Permissions, error) {
 	c.login.accepted = "" // it is proven
-	user, reason, detail := c.server.policies.get().Identify(meta.User(), key)
+	id, reason, detail := c.server.policies.get().Identify(meta.User(), key)
 	if reason != "" {
 		return nil, c.login.refuse(key, reason, detail)
 	}
 	principal := &Principal{
-		User: user, Key: ssh.FingerprintSHA256(key), Login: meta.User(), Entrance: entranceSSH,
+		User: id.User, Key: id.Key, Cert: id.Cert, Login: meta.User(), Entrance: entranceSSH,
 		Conn: c.id, Client: string(meta.ClientVersion()), Source: c.source,
 		// x/crypto/ssh takes a signature of a security key only with its flag
-		// of a touch, unless told otherwise, which it never is here.
-		Touch: strings.HasPrefix(key.Type(), "sk-"),
+		// of a touch, unless the certificate says that none is needed.
+		Touch: strings.HasPrefix(key.Type(), "sk-") && !id.Cert.Untouched(),
 	}
 	if reason, detail, err := c.admit(principal); err != nil {
 		return nil, err
@@ -125,6 +126,14 @@ func (c *connection) proveKey(meta ssh.ConnMetadata, key ssh.PublicKey, _ *ssh.P
 	}
 	c.recordLogin(principal, algorithm)
 	return new(ssh.Permissions), nil
+}
+
+// plainKey is the key that a certificate is of, or the key itself.
+func plainKey(key ssh.PublicKey) ssh.PublicKey {
+	if cert, ok := key.(*ssh.Certificate); ok {
+		return cert.Key
+	}
+	return key
 }
 
 // admit makes the connection p's, if he may come in now and there is room.
@@ -136,7 +145,7 @@ func (c *connection) admit(p *Principal) (reason authz.Reason, detail string, er
 	c.proven.Store(p)
 	// SetPolicy ends the connections that it can see. One that it has not
 	// seen must see the policy.
-	if reason, detail = c.holds(); reason != "" {
+	if reason, detail = c.holds(p); reason != "" {
 		c.proven.Store(nil)
 		c.server.gate.logout(p.User)
 		return reason, detail, nil
@@ -145,22 +154,30 @@ func (c *connection) admit(p *Principal) (reason authz.Reason, detail string, er
 	return "", "", nil
 }
 
-// holds asks whether the policy lets the connection's principal be here, and
-// notes until when that is sure.
-func (c *connection) holds() (authz.Reason, string) {
-	p := c.principal()
-	reason, detail, edge := c.server.policies.get().HoldsNow(p.User, p.Key, c.source.Addr(), c.server.now())
+// holds asks whether the policy in force lets p, whose connection it is, be
+// here, and notes until when that is sure.
+func (c *connection) holds(p *Principal) (authz.Reason, string) {
+	reason, detail, edge := c.holdsBy(c.server.policies.get(), p)
 	c.edge.Store(&edge)
 	return reason, detail
+}
+
+// holdsBy asks a policy, and changes nothing.
+func (c *connection) holdsBy(policy *authz.Policy, p *Principal) (reason authz.Reason, detail string, edge time.Time) {
+	return policy.HoldsNow(p.identity(), c.source.Addr(), c.server.now())
 }
 
 func (c *connection) recordLogin(p *Principal, algorithm string) {
 	rec := c.record(audit.AuthOK)
 	rec.Detail = "signed with " + algorithm
 	c.append(rec)
-	c.line().WithFields(logrus.Fields{
+	line := c.line().WithFields(logrus.Fields{
 		fieldLogin: printable(p.Login), fieldKey: p.Key, fieldClient: printable(p.Client),
-	}).Info("login")
+	})
+	if p.Cert != nil {
+		line = line.WithFields(logrus.Fields{"authority": p.Cert.Authority, "key_id": printable(p.Cert.KeyID), "serial": p.Cert.Serial})
+	}
+	line.Info("login")
 }
 
 // logAuth sees every attempt. It is the only place that sees other methods,
@@ -212,7 +229,7 @@ func (l *login) finish(c *connection, ended *endCause) {
 	rec.Login, rec.Client, rec.Reason, rec.Detail = l.user, l.client, reason, detail
 	line = line.WithFields(logrus.Fields{fieldLogin: printable(l.user), fieldClient: printable(l.client), fieldReason: reason, fieldDetail: printable(detail)})
 	for _, o := range l.offered {
-		rec.Key = ssh.FingerprintSHA256(o.key)
+		rec.Key = ssh.FingerprintSHA256(plainKey(o.key))
 		rec.Offered = append(rec.Offered, rec.Key)
 	}
 	if l.accepted != "" {
@@ -271,6 +288,21 @@ func offerHint(o offer) string {
 		return "to let this key in, add it to a user in the policy and reload: " + strings.TrimSpace(string(ssh.MarshalAuthorizedKey(o.key)))
 	case authz.NotFrom, authz.Excepted, authz.NotYet, authz.Expired, authz.OutsideHours:
 		return "the user's \"when\" in the policy does not hold; change it if it should"
+	case authz.UnknownAuthority:
+		cert, _ := o.key.(*ssh.Certificate)
+		return "to trust this authority, add it to authorities in the policy and reload: " + strings.TrimSpace(string(ssh.MarshalAuthorizedKey(cert.SignatureKey)))
+	case authz.CertPrincipals:
+		return "the certificate needs one principal: the name of a user that the authority's principals match"
+	case authz.BadCert, authz.CertNotYet, authz.CertExpired, authz.CertNotFrom:
+		return "the user needs another certificate: ssh-keygen -Lf FILE shows what one says"
+	case authz.KeyExpired, authz.KeyNotFrom:
+		return "the options of the key in the user's authorized_keys file do not hold; change them if they should"
+	case authz.KeyFileUnusable:
+		return "mend the user's authorized_keys file; sekisho check tells what is wrong with it"
+	case authz.Locked:
+		return "sekisho unlock lets the user in again"
+	case authz.Revoked:
+		return "give the user another key or certificate; sekisho revoke --undo takes a revocation back"
 	case authz.OtherUser:
 		return "the key belongs to somebody else than the login says: log in without a user name, or with the key's own"
 	}

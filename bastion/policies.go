@@ -60,6 +60,18 @@ func (p *policies) set(policy *authz.Policy) error {
 	return nil
 }
 
+// would returns the policy as set would put it in force now. It changes
+// nothing.
+func (p *policies) would(policy *authz.Policy) *authz.Policy {
+	own, err := p.own()
+	if err != nil {
+		p.mu.Lock()
+		own = p.known
+		p.mu.Unlock()
+	}
+	return policy.WithOwn(own)
+}
+
 // ask is called with mu held.
 func (p *policies) ask() error {
 	p.asked.Store(clock())

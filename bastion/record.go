@@ -118,7 +118,7 @@ func (fw *forward) recordLocked(t audit.Type) audit.Record {
 	p := fw.principal
 	rec := audit.Record{
 		Type: t, Conn: p.Conn, Forward: fw.id, Entrance: p.Entrance,
-		User: p.User, Login: p.Login, Key: p.Key, Client: p.Client, Source: p.Source,
+		User: p.User, Login: p.Login, Key: p.Key, Cert: p.certificate(), Client: p.Client, Source: p.Source,
 		Originator: fw.ask.Originator, Target: fw.ask.Target,
 		Grant: fw.grant, Policy: fw.policy,
 	}

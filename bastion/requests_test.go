@@ -234,3 +234,78 @@ func TestAChannelOpenFloodThatIsNeverReadEndsTheConnection(t *testing.T) {
 	}
 	mustOpen(t, victim, target(port))
 }
+
+// run gives a command of Sekisho's own.
+func run(t *testing.T, client *ssh.Client, command string) (out, errs string, status int) {
+	t.Helper()
+	session, err := client.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var o, e bytes.Buffer
+	session.Stdout, session.Stderr = &o, &e
+	promptly(t, command, func() { err = session.Run(command) })
+	if exit, ok := err.(*ssh.ExitError); ok {
+		status = exit.ExitStatus()
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	return o.String(), e.String(), status
+}
+
+func TestAUserIsToldHisOwnGrantsAndNothingElse(t *testing.T) {
+	b := bastiontest.Start(t, bastiontest.Options{
+		Networks: []string{"127.0.0.1/32", "10.0.0.0/8"},
+		Hosts:    bastiontest.Hosts{"rds": {"10.0.11.147"}, "vault": {"10.0.12.9"}, "lost": {"192.0.2.77"}},
+		Policy: `version: 1
+users:
+  - {name: alice, groups: [dba], keys: ["{alice}"]}
+  - {name: bob, keys: ["{bob}"]}
+targets:
+  - {name: db, hosts: [rds, lost], ports: ["3306"]}
+  - {name: secret, hosts: [vault], ports: ["8200"]}
+grants:
+  - {name: dba-db, groups: [dba], to: [db]}
+  - {name: dba-late, groups: [dba], to: [db], require: [touch]}
+  - {name: bob-vault, users: [bob], to: [secret]}
+`})
+	client := b.Dial()
+	for _, c := range []struct {
+		command string
+		status  int
+		wants   []string
+	}{
+		{"targets", 0, []string{"You may reach:", "db", "rds, lost", "port 3306"}},
+		{"explain rds:3306", 0, []string{"rds:3306: you may open it, by the grant dba-db.", "+ dba-db", `- dba-late: grant "dba-late" needs a key whose signature shows that it was touched`}},
+		{"explain rds:5432", 1, []string{"rds:5432: you may not open it: no grant.", `- dba-db: target "db" has rds, but not port 5432`}},
+		{"explain vault:8200", 1, []string{"vault:8200: you may not open it: no grant."}},
+		{"explain lost:3306", 0, []string{"Where the name leads is judged when it is opened."}},
+		{"explain 169.254.169.254:80", 1, []string{"you may not open it: metadata"}},
+		{"explain \x1bc:80", 1, []string{"you may not open it: bad host"}},
+	} {
+		out, errs, status := run(t, client, c.command)
+		if status != c.status || errs != "" {
+			t.Errorf("%q: status %d, stderr %q", c.command, status, errs)
+		}
+		for _, want := range c.wants {
+			if !strings.Contains(out, want) {
+				t.Errorf("%q does not say %q:\n%s", c.command, want, out)
+			}
+		}
+		for _, not := range []string{"bob", "secret", "10.0.", "192.0.2", "\x1b"} {
+			if strings.Contains(out, not) {
+				t.Errorf("%q tells %q:\n%s", c.command, not, out)
+			}
+		}
+	}
+	for command, status := range map[string]int{"explain": 2, "explain rds": 2, "explain rds:x": 2, "explain a:1 b:2": 2, "targets all": 1} {
+		if out, errs, got := run(t, client, command); got != status || out != "" || !strings.HasPrefix(errs, "sekisho: error: ") {
+			t.Errorf("%q: status %d, stdout %q, stderr %q", command, got, out, errs)
+		}
+	}
+	// What he is told when he is refused names the command that says more.
+	_, err := client.Dial("tcp", "rds:5432")
+	if refused := openError(t, err); !strings.Contains(refused.Message, "sekisho: alice may not open rds:5432 (no grant); try: ssh bastion explain rds:5432 [f") {
+		t.Errorf("refused with %v", refused)
+	}
+}

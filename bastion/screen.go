@@ -2,101 +2,38 @@ package bastion
 
 import (
 	"fmt"
-	"io"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
 
-	"golang.org/x/crypto/ssh"
-
 	"sekisho/authz"
 )
 
-// session answers a session channel (RFC 4254 section 6). There is no shell
-// and no pty: what a user meets is Sekisho's own screen. A pty request is
-// taken as a fact about his terminal, in which lines then end in CR LF.
-func (c *connection) session(ch ssh.NewChannel, answered func()) {
-	if c.noSessions.Load() {
-		c.denyRequest("session", "after no-more-sessions@openssh.com")
-		ch.Reject(ssh.Prohibited, "sekisho: you asked for no more sessions")
-		return
-	}
-	defer c.sessions.Add(-1)
-	if n := c.sessions.Add(1); n > maxSessions {
-		c.denyRequest("session", fmt.Sprintf("more than %d at once", maxSessions))
-		ch.Reject(ssh.ResourceShortage, fmt.Sprintf("sekisho: more than %d sessions on one connection", maxSessions))
-		return
-	}
-	channel, requests, err := ch.Accept()
-	if err != nil {
-		return
-	}
-	answered()
-	gone := make(chan struct{})
-	go func() {
-		defer close(gone)
-		defer c.recovered()
-		c.answerSession(channel, requests)
-	}()
-	c.awaitClose(gone)
+// An answer is what a command of Sekisho's own gives.
+type answer struct {
+	out, err string // for standard output and for standard error
+	status   uint32
+	refused  bool // there is no such command
 }
 
-// answerSession answers requests until the client closes the channel. What it
-// shows is written beside: a client that takes no byte of it must not keep its
-// requests from being read, since that would stall the whole connection.
-func (c *connection) answerSession(channel ssh.Channel, requests <-chan *ssh.Request) {
-	newline := "\n"
-	shown := false
-	show := func(w io.Writer, text string, status uint32) {
-		shown = true
-		text = strings.ReplaceAll(text, "\n", newline)
-		go func() {
-			defer channel.Close()
-			io.WriteString(w, text)
-			channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status}))
-			channel.CloseWrite()
-		}()
+// answerCommand runs one of Sekisho's own commands, which are all that exec can
+// reach.
+func (c *connection) answerCommand(line string) answer {
+	words := strings.Fields(line)
+	switch {
+	case len(words) == 1 && words[0] == "targets":
+		return answer{out: c.targets()}
+	case len(words) == 2 && words[0] == "explain":
+		return c.explain(words[1])
+	case len(words) > 0 && words[0] == "explain":
+		return answer{err: "sekisho: error: explain takes one target\nsekisho: hint: ssh bastion explain rds:3306\n", status: 2}
 	}
-	for req := range requests {
-		switch {
-		case shown: // one session, one answer
-			req.Reply(false, nil)
-		case req.Type == "pty-req":
-			newline = "\r\n"
-			req.Reply(true, nil)
-		case req.Type == "window-change":
-			req.Reply(true, nil)
-		case req.Type == "env", req.Type == "signal": // clients send these by habit
-			req.Reply(false, nil)
-		case req.Type == "shell":
-			req.Reply(true, nil)
-			show(channel, c.welcome(), 0)
-		case req.Type == "exec":
-			var cmd struct{ Command string }
-			if err := ssh.Unmarshal(req.Payload, &cmd); err != nil {
-				req.Reply(false, nil)
-				continue
-			}
-			req.Reply(true, nil)
-			c.denyRequest("exec "+cmd.Command, "")
-			show(channel.Stderr(), fmt.Sprintf("sekisho: error: %q: no commands are run here\n", printable(cmd.Command))+
-				"sekisho: hint: this bastion forwards TCP (ssh -J, -W, -L, -D); \"ssh bastion\" alone tells what you may reach\n", 1)
-		default:
-			c.denyRequest(sessionRequest(req), "")
-			req.Reply(false, nil)
-		}
+	return answer{
+		err: fmt.Sprintf("sekisho: error: %q: no commands are run here\n", printable(line)) +
+			"sekisho: hint: this bastion forwards TCP (ssh -J, -W, -L, -D); \"ssh bastion targets\" tells what you may reach, and \"ssh bastion explain HOST:PORT\" why not\n",
+		status: 1, refused: true,
 	}
-}
-
-// sessionRequest names a refused request of a session for the record.
-func sessionRequest(req *ssh.Request) string {
-	if req.Type == "subsystem" {
-		var sub struct{ Name string }
-		if ssh.Unmarshal(req.Payload, &sub) == nil {
-			return "subsystem " + sub.Name
-		}
-	}
-	return req.Type
 }
 
 // welcome is the screen: who you are, what you may reach, how.
@@ -110,17 +47,14 @@ func (c *connection) welcome() string {
 	}
 	fmt.Fprintf(&b, ", by key %s, from %s.\n", p.Key, p.Source.Addr())
 
-	grants := c.server.policies.get().Reach(p.User)
+	if cert := p.certificate(); p.Cert != nil {
+		fmt.Fprintf(&b, "Your certificate is %q of the authority %s, serial %d.\n", printable(cert.KeyID), printable(cert.Authority), cert.Serial)
+	}
+	grants := c.server.policies.get().ReachOf(p.identity())
 	if len(grants) == 0 {
-		b.WriteString("You may reach nothing: no grant names you or a group of yours.\n")
-		return b.String()
+		return b.String() + c.targets()
 	}
-	b.WriteString("\nYou may reach:\n")
-	for _, g := range grants {
-		for _, t := range g.Targets {
-			fmt.Fprintf(&b, "  %-12s %s   port %s\n", t.Name, strings.Join(t.Hosts, ", "), strings.Join(t.Ports, ", "))
-		}
-	}
+	b.WriteString("\n" + c.targets())
 	b.WriteString("\nHow, with this bastion as \"bastion\" in your ~/.ssh/config:\n")
 	shell, tunnel := examples(grants)
 	if shell != "" {
@@ -130,6 +64,91 @@ func (c *connection) welcome() string {
 		fmt.Fprintf(&b, "  ssh -N -L %s bastion\n", tunnel)
 	}
 	return b.String()
+}
+
+// targets is what the user's grants let him reach, if their conditions hold.
+func (c *connection) targets() string {
+	var b strings.Builder
+	grants := c.server.policies.get().ReachOf(c.principal().identity())
+	if len(grants) == 0 {
+		return "You may reach nothing: no grant names you or a group of yours.\n"
+	}
+	b.WriteString("You may reach:\n")
+	for _, g := range grants {
+		for _, t := range g.Targets {
+			fmt.Fprintf(&b, "  %-12s %s   port %s\n", t.Name, strings.Join(t.Hosts, ", "), strings.Join(t.Ports, ", "))
+		}
+	}
+	return b.String()
+}
+
+// explain tells a user why he may open a target or not, as far as it is about
+// his own grants: not where a name leads, nor who has locked what and why.
+func (c *connection) explain(target string) answer {
+	host, text, err := net.SplitHostPort(target)
+	port, bad := strconv.ParseUint(text, 10, 32)
+	if err != nil || bad != nil {
+		return answer{err: fmt.Sprintf("sekisho: error: %q is not a host and a port\nsekisho: hint: write it as rds:3306 or [2001:db8::1]:22\n", printable(target)), status: 2}
+	}
+	p := c.principal()
+	r := authz.Request{
+		User: p.User, Key: p.Key, Cert: p.Cert, Touch: p.Touch, Source: p.Source.Addr(), Time: c.server.now(),
+		Host: host, Port: uint32(port),
+	}
+	policy := c.server.policies.get()
+	e := policy.Explain(r)
+	if r.Addr = e.Decision.Literal; r.Addr.IsValid() { // it leads where it says
+		e = policy.Explain(r)
+	}
+	var b strings.Builder
+	status := uint32(0)
+	if d := e.Decision; d.Effect == authz.Allow {
+		fmt.Fprintf(&b, "%s: you may open it, by the grant %s.\n", printable(target), d.Grant)
+		if !r.Addr.IsValid() {
+			b.WriteString("Where the name leads is judged when it is opened.\n")
+		}
+	} else {
+		status = 1
+		fmt.Fprintf(&b, "%s: you may not open it: %s.\n", printable(target), d.Reason.Words())
+	}
+	steps := func(heading string, steps []authz.ConditionStep) {
+		for i, s := range steps {
+			if i == 0 {
+				b.WriteString(heading)
+			}
+			detail := s.Detail
+			if s.Reason == authz.Lockdown || s.Reason == authz.Locked {
+				detail = ""
+			}
+			fmt.Fprintf(&b, "  %s %s%s\n", sign(s.Holds || s.Waived), s.Text, after(detail))
+		}
+	}
+	steps("\nYour key:\n", e.Proof)
+	steps("\nYour conditions:\n", e.User)
+	for i, g := range e.Grants {
+		if i == 0 {
+			b.WriteString("\nYour grants, in their order:\n")
+		}
+		fmt.Fprintf(&b, "  %s %s%s\n", sign(g.Fits && g.Holds), g.Grant, after(g.Detail))
+	}
+	if len(e.Grants) == 0 {
+		b.WriteString("\nNo grant names you or a group of yours.\n")
+	}
+	return answer{out: b.String(), status: status}
+}
+
+func sign(good bool) string {
+	if good {
+		return "+"
+	}
+	return "-"
+}
+
+func after(detail string) string {
+	if detail == "" {
+		return ""
+	}
+	return ": " + detail
 }
 
 // examples makes of grants a host to ssh to, and a -L tunnel to something

@@ -205,7 +205,7 @@ func (s *Server) SetPolicy(p *authz.Policy) (forwards, conns int) {
 	}
 	forwards = s.forwarder.rejudge()
 	for _, c := range s.connections() {
-		if c.principal() != nil && !c.judgeAgain() {
+		if !c.judgeAgain() {
 			conns++
 		}
 	}

@@ -187,6 +187,8 @@ func TestOnFailureCloseEndsWhatRuns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	io.WriteString(running, "x") // the client is told a moment before the server counts it as open
+	io.ReadFull(running, make([]byte, 1))
 	b.Book.Fail(bastiontest.ErrDiskFull)
 	client.Dial("tcp", target(port))
 	if _, err := running.Read(make([]byte, 1)); err == nil {
@@ -589,6 +591,55 @@ grants:
 	}
 }
 
+func TestPreviewTellsTheEndsThatAPolicyThenRecords(t *testing.T) {
+	const before = `version: 1
+users:
+  - {name: alice, keys: ["{alice}"]}
+  - {name: bob, keys: ["{bob}"]}
+targets:
+  - {name: a, hosts: [target], ports: ["1-65535"]}
+  - {name: b, hosts: [other], ports: ["1-65535"]}
+grants:
+  - {name: both, users: [alice, bob], to: [a, b]}
+`
+	port := bastiontest.Target(t, bastiontest.Echo)
+	b := bastiontest.Start(t, bastiontest.Options{Policy: before, Hosts: bastiontest.Hosts{"target": {"127.0.0.1"}, "other": {"127.0.0.1"}}})
+	alice, bob := b.Dial(), b.DialAs(b.ClientConfig("bob", b.Bob))
+	goesOn := mustOpen(t, alice, target(port))
+	for _, conn := range []net.Conn{goesOn, mustOpen(t, alice, fmt.Sprintf("OTHER.:%d", port)), mustOpen(t, bob, target(port))} {
+		io.WriteString(conn, "x") // the client is told a moment before the server counts it as open
+		io.ReadFull(conn, make([]byte, 1))
+	}
+	live := b.Server.LiveForwards()
+	if len(live) != 3 || live[0].User != "alice" || live[0].Target != target(port) || live[0].Grant != "both" || !live[0].Open ||
+		live[0].Address.String() != fmt.Sprintf("127.0.0.1:%d", port) || live[1].Target != fmt.Sprintf("other:%d", port) || live[2].Key != ssh.FingerprintSHA256(b.Bob.PublicKey()) {
+		t.Errorf("%+v", live)
+	}
+
+	after := b.Parse(strings.NewReplacer("  - {name: bob, keys: [\"{bob}\"]}\n", "", ", to: [a, b]", ", to: [a]").Replace(before))
+	forwards, conns := b.Server.Preview(after)
+	if len(forwards) != 2 || len(conns) != 1 || b.Server.Forwards() != 3 {
+		t.Fatalf("%+v %+v", forwards, conns)
+	}
+	b.Server.SetPolicy(after)
+	b.Book.Await(t, audit.ForwardClose, 2)
+	b.Book.Await(t, audit.ConnClose, 1)
+	ends := map[string]audit.Record{}
+	for _, rec := range b.Book.Records(audit.ForwardClose, audit.ConnClose) {
+		ends[rec.Forward+" of "+rec.Conn] = rec
+	}
+	for _, e := range append(forwards, conns...) {
+		rec, ok := ends[e.Forward+" of "+e.Conn]
+		if !ok || rec.Reason != e.Reason || rec.Detail != e.Detail || rec.User != e.User || rec.Address != e.Address || rec.Grant != e.Grant {
+			t.Errorf("previewed %+v, recorded %s", e, rec.AppendJSON(nil))
+		}
+	}
+	io.WriteString(goesOn, "x")
+	if _, err := io.ReadFull(goesOn, make([]byte, 1)); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestShutdownLetsForwardsEndAndCutsTheRest(t *testing.T) {
 	b := bastiontest.Start(t, bastiontest.Options{Limits: func(l *bastion.Limits) { l.DrainTimeout = 700 * time.Millisecond }})
 	port := bastiontest.Target(t, bastiontest.Echo)
@@ -694,5 +745,33 @@ func TestAPanicEndsItsConnectionOnly(t *testing.T) {
 	}
 	if rec := b.Book.Await(t, audit.ForwardFail, 1); rec.Reason != "internal_error" {
 		t.Errorf("%s", rec.AppendJSON(nil))
+	}
+}
+
+func TestAForwardThatIsCutOnItsWayTellsNoAddress(t *testing.T) {
+	b := bastiontest.Start(t, bastiontest.Options{})
+	port := bastiontest.Target(t, bastiontest.Echo)
+	client := b.Dial()
+	release := b.Book.Hold()
+	defer release()
+	refused := make(chan error, 1)
+	go func() {
+		_, err := client.Dial("tcp", target(port))
+		refused <- err
+	}()
+	bastiontest.Eventually(t, "the open waits for the log", func() bool {
+		live := b.Server.LiveForwards()
+		return len(live) == 1 && live[0].Address.IsValid()
+	})
+	b.Server.SetPolicy(b.Parse(`version: 1
+users:
+  - {name: alice, keys: ["{alice}"]}
+targets:
+  - {name: other, hosts: [target], ports: ["9"]}
+grants:
+  - {name: other, users: [alice], to: [other]}
+`))
+	if e := openError(t, <-refused); strings.Contains(e.Message, "127.0.0.1") || !strings.Contains(e.Message, "alice may not open target") {
+		t.Errorf("refused with %v", e)
 	}
 }
