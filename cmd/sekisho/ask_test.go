@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
+
+	"sekisho/authz"
 )
 
 // openPTY returns the two ends of a new terminal.
@@ -156,7 +159,8 @@ func TestInitAsksAtATerminal(t *testing.T) {
 				t.Fatal(problems)
 			}
 			for i, print := range prints {
-				in := s.policy.Holds("alice", print) == ""
+				reason, _, _ := s.policy.HoldsNow(authz.Identity{User: "alice", Key: print}, netip.Addr{}, time.Now())
+				in := reason == ""
 				want := false
 				for _, w := range test.want {
 					want = want || w == i

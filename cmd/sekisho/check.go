@@ -68,25 +68,45 @@ func words[T fmt.Stringer](values []T) []string {
 	return all
 }
 
-// problemsJSON prints problems for programs.
-func problemsJSON(w io.Writer, problems strictyaml.Problems) error {
-	type line struct {
-		File     string `json:"file"`
-		Line     int    `json:"line,omitempty"`
-		Column   int    `json:"column,omitempty"`
-		Severity string `json:"severity"`
-		Message  string `json:"message"`
-		Hint     string `json:"hint,omitempty"`
-	}
-	all := make([]line, len(problems))
+// A problemLine is a problem as programs read it.
+type problemLine struct {
+	File     string `json:"file"`
+	Line     int    `json:"line,omitempty"`
+	Column   int    `json:"column,omitempty"`
+	Severity string `json:"severity"`
+	Message  string `json:"message"`
+	Hint     string `json:"hint,omitempty"`
+}
+
+func problemLines(problems strictyaml.Problems) []problemLine {
+	all := make([]problemLine, len(problems))
 	for i, p := range problems {
-		all[i] = line{p.File, p.Line, p.Column, "error", p.Message, p.Hint}
+		all[i] = problemLine{p.File, p.Line, p.Column, "error", p.Message, p.Hint}
 		if p.Warning {
 			all[i].Severity = "warning"
 		}
 	}
+	return all
+}
+
+// fromLines are the problems that were made lines.
+func fromLines(lines []problemLine) strictyaml.Problems {
+	all := make(strictyaml.Problems, len(lines))
+	for i, l := range lines {
+		all[i] = strictyaml.Problem{File: l.File, Line: l.Line, Column: l.Column, Message: l.Message, Hint: l.Hint, Warning: l.Severity == "warning"}
+	}
+	return all
+}
+
+// problemsJSON prints problems for programs.
+func problemsJSON(w io.Writer, problems strictyaml.Problems) error {
+	return printJSON(w, problemLines(problems))
+}
+
+// printJSON prints a value for programs.
+func printJSON(w io.Writer, value any) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
-	return e.Encode(all)
+	return e.Encode(value)
 }

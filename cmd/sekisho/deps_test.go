@@ -20,11 +20,20 @@ func TestImports(t *testing.T) {
 		"sekisho/audit":            {},
 		"sekisho/hostsfile":        {},
 		"sekisho/authz/strictyaml": {},
-		"sekisho/authz":            {"sekisho/authz/strictyaml"},
+		"sekisho/authz/authkeys":   {"sekisho/authz/strictyaml"},
+		"sekisho/authz/krl":        {},
+		"sekisho/authz/policyedit": {"sekisho/authz/strictyaml"},
+		"sekisho/authz":            {"sekisho/authz/authkeys", "sekisho/authz/krl", "sekisho/authz/strictyaml"},
 		"sekisho/bastion":          {"sekisho/audit", "sekisho/authz"},
-		"sekisho/cmd/sekisho":      {"sekisho/audit", "sekisho/authz", "sekisho/authz/strictyaml", "sekisho/bastion", "sekisho/hostsfile"},
+		"sekisho/bastion/admin":    {},
+		"sekisho/cmd/sekisho": {
+			"sekisho/audit", "sekisho/authz", "sekisho/authz/authkeys", "sekisho/authz/krl", "sekisho/authz/policyedit", "sekisho/authz/strictyaml",
+			"sekisho/bastion", "sekisho/bastion/admin", "sekisho/hostsfile",
+		},
 	}
-	leaves := []string{"sekisho/audit", "sekisho/hostsfile", "sekisho/authz/strictyaml", "sekisho/authz"}
+	leaves := []string{
+		"sekisho/audit", "sekisho/hostsfile", "sekisho/bastion/admin", "sekisho/authz/strictyaml", "sekisho/authz/authkeys", "sekisho/authz/krl", "sekisho/authz/policyedit", "sekisho/authz",
+	}
 	servers := []string{"github.com/sirupsen/logrus", "github.com/spf13/", "github.com/gliderlabs/"}
 	seen := 0
 	for line := range strings.Lines(string(out)) {

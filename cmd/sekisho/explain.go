@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,9 +19,8 @@ import (
 	"sekisho/authz"
 )
 
-// errDenied is the outcome of an explanation that ends in a refusal: all is
-// said already.
-var errDenied = errors.New("denied")
+// errTold is an outcome that is no success and of which all is said already.
+var errTold = errors.New("told")
 
 func newExplain(std stdio) *cobra.Command {
 	var w where
@@ -80,12 +78,12 @@ The exit status is 0 if it is allowed and 1 if not.`,
 			}
 			answer := ask.answer(cmd.Context(), s)
 			if asJSON {
-				err = answer.writeJSON(std.out)
+				err = printJSON(std.out, answer)
 			} else {
 				err = answer.write(std.out, s.policy.Timezone())
 			}
 			if err == nil && answer.Effect != authz.Allow {
-				err = errDenied
+				err = errTold
 			}
 			return err
 		},
@@ -215,13 +213,6 @@ func (q *question) addresses(ctx context.Context, s *setup, d authz.Decision) ([
 	defer cancel()
 	addrs, err = systemDNS.LookupNetIP(ctx, "ip", d.Host+".")
 	return addrs, "dns", err
-}
-
-func (a *answer) writeJSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(a)
 }
 
 // write prints the answer for a person.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -13,6 +14,7 @@ import (
 	"sekisho/audit"
 	"sekisho/authz"
 	"sekisho/authz/strictyaml"
+	"sekisho/bastion"
 	"sekisho/hostsfile"
 )
 
@@ -21,21 +23,32 @@ import (
 const (
 	settleHosts  = 200 * time.Millisecond
 	settlePolicy = time.Second
+	settleLocks  = 50 * time.Millisecond // commands rename it into its place
 )
 
 // againAfter is when a file is tried again that could not be read at the start.
 const againAfter = 5 * time.Second
 
-// follow takes over changes of the hosts file, and of the policy if the
-// settings say so, until ctx ends.
+// follow takes over changes of the files that are followed, until ctx ends: all
+// but the settings, and the policy only if the settings say so.
 func (svc *service) follow(ctx context.Context) {
 	s := svc.setup
-	ended := make(chan struct{})
-	go func() { defer close(ended); svc.watch(ctx, s.path(s.settings.Hosts), settleHosts, svc.reloadHosts) }()
-	if s.settings.Watch {
-		svc.watch(ctx, s.path(s.settings.Policy), settlePolicy, svc.reloadPolicy)
+	var following sync.WaitGroup
+	defer following.Wait()
+	watch := func(name string, settle time.Duration, changed func() (retry bool)) {
+		following.Go(func() { svc.watch(ctx, s.path(name), settle, changed) })
 	}
-	<-ended
+	watch(s.settings.Hosts, settleHosts, svc.reloadHosts)
+	watch(s.settings.Locks, settleLocks, func() (retry bool) { svc.reloadLocks(""); return false })
+	for _, name := range s.settings.RevokedKeys {
+		watch(name, settleHosts, svc.reloadLists)
+	}
+	if dir := s.settings.AuthorizedKeysDir; dir != "" {
+		following.Go(func() { watchFolder(ctx, s.path(dir), settleHosts, svc.reloadKeys) })
+	}
+	if s.settings.Watch {
+		watch(s.settings.Policy, settlePolicy, svc.reloadPolicy)
+	}
 }
 
 func (svc *service) watch(ctx context.Context, path string, settle time.Duration, changed func() (retry bool)) {
@@ -62,9 +75,36 @@ func (svc *service) watch(ctx context.Context, path string, settle time.Duration
 	}
 }
 
+// hangup is the answer to SIGHUP: every file but the settings is read again.
+func (svc *service) hangup() {
+	svc.reload(bySignal, true)
+	svc.rereadBeside()
+}
+
+// rereadBeside reads again what is beside the policy.
+func (svc *service) rereadBeside() {
+	svc.reloadLocks("")
+	svc.reloadLists()
+	svc.reloadKeys()
+}
+
+// A reloaded is what has become of a reload.
+type reloaded struct {
+	Policy      string           `json:"policy"`              // hash of the one in force now
+	Summary     string           `json:"summary"`             // of it
+	Unchanged   bool             `json:"unchanged,omitempty"` // it was in force before, too
+	Refused     string           `json:"refused,omitempty"`   // why nothing was taken over
+	Problems    []problemLine    `json:"problems,omitempty"`
+	Forwards    int              `json:"forwards_closed"`
+	Connections int              `json:"connections_closed"`
+	Live        int              `json:"live,omitempty"`      // forwards, where too many would end
+	WouldEnd    []bastion.Ending `json:"would_end,omitempty"` // of them
+}
+
 // reload reads policy and hosts again and takes over both, or neither. It is
-// the answer to SIGHUP.
-func (svc *service) reload() {
+// the answer to SIGHUP, and to the command, which is refused what would end
+// more than half of the forwards unless it says force.
+func (svc *service) reload(by string, force bool) (r reloaded) {
 	svc.reloading.Lock()
 	defer svc.reloading.Unlock()
 	s := svc.setup
@@ -80,27 +120,50 @@ func (svc *service) reload() {
 		problems = append(problems, hostsProblems(s.path(s.settings.Hosts), err)...)
 	}
 	problems = append(problems, s.checkModes()...)
+	problems.Sort()
+	r = reloaded{Policy: s.policy.Hash(), Summary: s.counts.String(), Problems: problemLines(problems)}
 	if problems.Err() != nil {
-		svc.refuse("signal", refusal(s.settings.Watch && !badPolicy, !badHosts), problems)
-		return
+		r.Refused = refusal(by, s.settings.Watch && !badPolicy, !badHosts)
+		svc.refuse(by, r.Refused, problems)
+		return r
+	}
+	if !force {
+		laid, _ := s.beside.lay(policy)
+		r.WouldEnd, _ = svc.server.Preview(laid)
+		if r.Live = svc.server.Forwards(); len(r.WouldEnd)*2 > r.Live {
+			r.Refused = fmt.Sprintf("it would end %d of %s", len(r.WouldEnd), many(r.Live, "forward"))
+			svc.refuse(by, "the policy is not taken over: "+r.Refused, strictyaml.Problems{{File: s.path(s.settings.Policy), Message: r.Refused}})
+			return r
+		}
+		r.Live, r.WouldEnd = 0, nil
 	}
 	logProblems(svc.log, problems)
-	svc.takeOver(policy, counts, hosts, "signal")
+	r.Unchanged = policy.Hash() == s.policy.Hash()
+	r.Policy, r.Summary = policy.Hash(), counts.String()
+	r.Forwards, r.Connections = svc.takeOver(policy, counts, hosts, by)
+	return r
 }
 
-// refusal says what becomes of the files after a SIGHUP that took nothing
+// refusal says what becomes of the files after a reload that took nothing
 // over. One that is good by itself is followed, and so is taken over after all.
-func refusal(policyFollowed, hostsFollowed bool) string {
+func refusal(by string, policyFollowed, hostsFollowed bool) string {
+	order := map[string]string{bySignal: "SIGHUP", byCommand: "reload"}[by]
 	switch {
 	case policyFollowed && hostsFollowed:
-		return "SIGHUP: nothing is taken over now; the policy and the hosts file are followed, each on its own"
+		return order + ": nothing is taken over now; the policy and the hosts file are followed, each on its own"
 	case policyFollowed:
-		return "SIGHUP: the hosts that were in force stay; the policy is followed on its own"
+		return order + ": the hosts that were in force stay; the policy is followed on its own"
 	case hostsFollowed:
-		return "SIGHUP: the policy that was in force stays; the hosts file is followed on its own"
+		return order + ": the policy that was in force stays; the hosts file is followed on its own"
 	}
-	return "SIGHUP: nothing is taken over: the policy and hosts that were in force stay"
+	return order + ": nothing is taken over: the policy and hosts that were in force stay"
 }
+
+// Who wants a reload; the reasons of its records.
+const (
+	bySignal  = "signal"
+	byCommand = "command"
+)
 
 // reloadPolicy takes over a policy that has changed. It is to be tried again
 // if the file could not be read, which is told once.
@@ -184,7 +247,7 @@ func hostsRecord(staged *hostsfile.Staged, policy *authz.Policy) audit.Record {
 // takeOver puts a good policy in force, and with it the hosts, if there are
 // any. The book is told first, but a book that cannot be written does not keep
 // anybody's access alive.
-func (svc *service) takeOver(policy *authz.Policy, counts counts, hosts *hostsfile.Staged, reason string) {
+func (svc *service) takeOver(policy *authz.Policy, counts counts, hosts *hostsfile.Staged, reason string) (forwards, conns int) {
 	var recs []audit.Record
 	if hosts != nil && hosts.Changed() {
 		recs = append(recs, hostsRecord(hosts, policy))
@@ -194,7 +257,9 @@ func (svc *service) takeOver(policy *authz.Policy, counts counts, hosts *hostsfi
 	same := policy.Hash() == svc.setup.policy.Hash()
 	// The names first, since ending what is no longer allowed takes a while.
 	names := hosts != nil && hosts.Commit()
-	forwards, conns := svc.server.SetPolicy(policy)
+	policy, problems := svc.setup.beside.lay(policy)
+	logProblems(svc.log, problems)
+	forwards, conns = svc.server.SetPolicy(policy)
 	if hosts != nil {
 		svc.hostsRefused = ""
 	}
@@ -209,6 +274,7 @@ func (svc *service) takeOver(policy *authz.Policy, counts counts, hosts *hostsfi
 	svc.log.WithFields(logrus.Fields{"policy": policy.Hash(), "forwards_closed": forwards, "connections_closed": conns}).
 		Infof("%s%s; %s, %s closed", text, counts, many(forwards, "forward"), many(conns, "connection"))
 	told()
+	return forwards, conns
 }
 
 // refuse tells of files that are not taken over.

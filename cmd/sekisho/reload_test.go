@@ -100,7 +100,7 @@ func TestReloadTakesOverBothOrNeither(t *testing.T) {
 			before := svc.setup.policy.Hash()
 			write(t, dir, "policy.yaml", test.policy)
 			write(t, dir, "hosts", test.hosts)
-			svc.reload()
+			svc.reload(bySignal, true)
 			names := strings.Join(svc.setup.hosts.Table().Names(), " ")
 			last := records(t, dir)
 			end := last[len(last)-1]
@@ -121,7 +121,7 @@ func TestReloadTakesOverBothOrNeither(t *testing.T) {
 			// Good again, it is taken over.
 			write(t, dir, "policy.yaml", goodPolicy)
 			write(t, dir, "hosts", goodHosts)
-			svc.reload()
+			svc.reload(bySignal, true)
 			if names := strings.Join(svc.setup.hosts.Table().Names(), " "); names != "db" || svc.setup.policy.Hash() == before {
 				t.Errorf("a good reload is not taken over: %q", names)
 			}
@@ -135,7 +135,7 @@ func TestReloadWithoutALogTakesAccessAwayAllTheSame(t *testing.T) {
 	svc.book.Close()
 	write(t, dir, "policy.yaml", "version: 1\n")
 	began := time.Now()
-	svc.reload()
+	svc.reload(bySignal, true)
 	if svc.setup.policy.Hash() == before || time.Since(began) > time.Second {
 		t.Errorf("the policy is not taken over in time: %v", time.Since(began))
 	}
@@ -143,7 +143,7 @@ func TestReloadWithoutALogTakesAccessAwayAllTheSame(t *testing.T) {
 		t.Errorf("it is not said:\n%s", out)
 	}
 	write(t, dir, "policy.yaml", "version: 2\n")
-	svc.reload()
+	svc.reload(bySignal, true)
 	if !strings.Contains(out.String(), "that the files were refused is not in the audit log") {
 		t.Errorf("it is not said:\n%s", out)
 	}
@@ -154,7 +154,7 @@ func TestReloadOfFilesThatAreGone(t *testing.T) {
 	before := svc.setup.policy.Hash()
 	os.Remove(filepath.Join(dir, "policy.yaml"))
 	os.Remove(filepath.Join(dir, "hosts"))
-	svc.reload()
+	svc.reload(bySignal, true)
 	svc.reloadHosts()
 	svc.reloadPolicy()
 	if svc.setup.policy.Hash() != before || svc.setup.hosts.Table().Len() != 1 {
@@ -215,7 +215,7 @@ func TestChangesOfNamesAreRecorded(t *testing.T) {
 	// A signal takes over names and policy, and records both.
 	write(t, dir, "hosts", "10.0.0.1 db\n")
 	write(t, dir, "policy.yaml", "version: 1\n")
-	svc.reload()
+	svc.reload(bySignal, true)
 	all := records(t, dir)
 	names, policy := all[len(all)-2], all[len(all)-1]
 	if names.Reason != "hosts" || policy.Reason != "signal" || names.Policy != policy.Policy {
@@ -239,7 +239,7 @@ func TestARefusalSaysWhatIsFollowedAllTheSame(t *testing.T) {
 		svc.setup.settings.Watch = test.watch
 		write(t, dir, "policy.yaml", test.policy)
 		write(t, dir, "hosts", test.hosts)
-		svc.reload()
+		svc.reload(bySignal, true)
 		if !strings.Contains(out.String(), test.said) {
 			t.Errorf("%q is not said:\n%s", test.said, out)
 		}

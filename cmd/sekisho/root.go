@@ -54,7 +54,7 @@ func report(w io.Writer, err error) int {
 	switch {
 	case err == nil:
 		return exitOK
-	case errors.Is(err, errDenied):
+	case errors.Is(err, errTold):
 		return exitError
 	case errors.As(err, &bad):
 		tell(w, bad.problems)
@@ -130,7 +130,8 @@ Set up a server:  sekisho init DIR, then sekisho check DIR, then sekisho serve D
 	root.CompletionOptions.HiddenDefaultCmd = true
 	cobra.EnableCommandSorting = false // their order is that of use
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(newInit(std), newCheck(std), newServe(std), newExplain(std), newDemo(std), newVersion(std))
+	root.AddCommand(newInit(std), newCheck(std), newServe(std), newReload(std), newExplain(std),
+		newUser(std), newGrant(std), newHost(std), newLock(std), newUnlock(std), newRevoke(std), newLockdown(std), newDemo(std), newVersion(std))
 	return root
 }
 

@@ -21,6 +21,7 @@ import (
 	"sekisho/audit"
 	"sekisho/authz/strictyaml"
 	"sekisho/bastion"
+	"sekisho/bastion/admin"
 )
 
 // Variables that are of no setting.
@@ -119,10 +120,14 @@ type service struct {
 	book      *audit.Log
 	server    *bastion.Server
 	listeners []net.Listener
+	admin     *admin.Server
+	socket    net.Listener // of admin; nil: there is none
 
 	reloading    sync.Mutex // held while files are taken over
 	policyUnread string     // why the policy could not be read the last time, or ""
 	hostsRefused string     // content and problems of the hosts file that was refused last, or ""
+
+	refused map[string]string // the same of what is beside the policy, by the reason of its record
 }
 
 // start opens the audit log, which only one process may, and then listens.
@@ -145,10 +150,13 @@ func start(s *setup, log *logrus.Logger) (*service, error) {
 		}
 		return nil, &failure{err, hint}
 	}
-	svc := &service{setup: s, log: log, book: book}
+	svc := &service{setup: s, log: log, book: book, refused: map[string]string{}}
 	if err := svc.open(); err != nil {
 		for _, l := range svc.listeners {
 			l.Close()
+		}
+		if svc.socket != nil {
+			svc.socket.Close()
 		}
 		svc.record(audit.Record{Type: audit.ServerStop, Reason: "failed", Detail: err.Error()})
 		return nil, errors.Join(err, book.Close())
@@ -185,8 +193,19 @@ func (svc *service) open() error {
 		}
 		svc.listeners = append(svc.listeners, l)
 	}
+	svc.admin = svc.api()
+	if s.settings.Admin.Socket != "" {
+		if svc.socket, err = admin.Listen(s.path(s.settings.Admin.Socket)); err != nil {
+			return &failure{err, "admin.socket in " + s.config + " is where commands such as sekisho reload find the server; \"\" is for none"}
+		}
+	}
 	if err := svc.record(audit.Record{Type: audit.PolicyLoad, Policy: s.policy.Hash(), Reason: "start", Detail: s.counts.String()}); err != nil {
 		return err
+	}
+	for _, rec := range locksSince(s.beside.locks, svc.book.Before()) {
+		if err := svc.record(rec); err != nil {
+			return err
+		}
 	}
 	svc.announce()
 	return nil
@@ -233,6 +252,13 @@ func (svc *service) run(ctx context.Context, hangup <-chan os.Signal) error {
 			}
 		})
 	}
+	if svc.socket != nil {
+		serving.Go(func() {
+			if err := svc.admin.Serve(svc.socket); err != nil {
+				svc.log.WithError(err).Error("the admin socket is closed")
+			}
+		})
+	}
 	following, unfollow := context.WithCancel(ctx)
 	serving.Go(func() { svc.follow(following) })
 
@@ -242,7 +268,7 @@ func (svc *service) run(ctx context.Context, hangup <-chan os.Signal) error {
 		case <-ctx.Done():
 		case err = <-failed:
 		case <-hangup:
-			svc.reload()
+			svc.hangup()
 		}
 	}
 	unfollow()
@@ -270,6 +296,9 @@ func (svc *service) stop(cause error, serving *sync.WaitGroup) error {
 	cut := svc.server.Shutdown(hurry)
 	drained()
 	<-said
+	closing, closed := context.WithTimeout(context.Background(), recordTime)
+	svc.admin.Shutdown(closing)
+	closed()
 	serving.Wait()
 
 	detail := fmt.Sprintf("%v; %s had to be ended", cause, many(cut, "forward"))

@@ -33,7 +33,9 @@ type Settings struct {
 	Networks          []netip.Prefix
 	DNS               struct{ Zones []string }
 	Watch             bool
-	AuthorizedKeysDir string
+	AuthorizedKeysDir string   // "": none
+	RevokedKeys       []string // files of sshd's RevokedKeys
+	Locks             string
 	Audit             AuditSettings
 	Admin             struct{ Socket string }
 	Metrics           struct{ Listen string }
@@ -68,6 +70,7 @@ func defaultSettings() Settings {
 		HostKeys: []string{"ssh_host_ed25519_key", "ssh_host_ecdsa_key", "ssh_host_rsa_key"},
 		Policy:   "policy.yaml",
 		Hosts:    "hosts",
+		Locks:    "locks.yaml",
 		Audit: AuditSettings{
 			Dir: "audit", SegmentSize: 256 << 20, SegmentAge: 24 * time.Hour,
 			Progress: 5 * time.Minute, OnFailure: "keep",
@@ -79,6 +82,7 @@ func defaultSettings() Settings {
 		},
 	}
 	s.DNS.Zones = []string{}
+	s.RevokedKeys = []string{}
 	s.Admin.Socket = "run/sekisho.sock"
 	return s
 }
@@ -126,11 +130,15 @@ var settings = slices.Concat([]setting{
 	{"networks", list, readNetworks},
 	{"dns.zones", list, readZones},
 	{"watch", plain, func(n *strictyaml.Node, s *Settings) { n.Bool(&s.Watch) }},
+	{"authorized_keys_dir", text, func(n *strictyaml.Node, s *Settings) { readPathOrNone(n, &s.AuthorizedKeysDir) }},
+	{"revoked_keys", list, readRevokedKeys},
+	{"locks", text, func(n *strictyaml.Node, s *Settings) { readPath(n, &s.Locks) }},
 	{"audit.dir", text, func(n *strictyaml.Node, s *Settings) { readPath(n, &s.Audit.Dir) }},
 	{"audit.segment_size", plain, readSegmentSize},
 	{"audit.segment_age", plain, func(n *strictyaml.Node, s *Settings) { positive(n, &s.Audit.SegmentAge) }},
 	{"audit.progress", plain, func(n *strictyaml.Node, s *Settings) { n.Duration(&s.Audit.Progress) }},
 	{"audit.on_failure", text, func(n *strictyaml.Node, s *Settings) { n.OneOf(&s.Audit.OnFailure, "keep", "close") }},
+	{"admin.socket", text, func(n *strictyaml.Node, s *Settings) { readPathOrNone(n, &s.Admin.Socket) }},
 	wait("login_grace", func(l *bastion.Limits) *time.Duration { return &l.LoginGrace }),
 	atMost("max_auth_tries", bastion.MostAuthTries, func(l *bastion.Limits) *int { return &l.MaxAuthTries }),
 	count("max_startups", func(l *bastion.Limits) *int { return &l.MaxStartups }),
@@ -208,6 +216,24 @@ func readPath(n *strictyaml.Node, dst *string) {
 		return
 	}
 	*dst = path
+}
+
+// readPathOrNone reads a path of what there need not be.
+func readPathOrNone(n *strictyaml.Node, dst *string) {
+	var path string
+	if n.String(&path) && path == "" {
+		*dst = ""
+		return
+	}
+	readPath(n, dst)
+}
+
+func readRevokedKeys(n *strictyaml.Node, s *Settings) {
+	if items := n.Items(); n.Kind == strictyaml.List && len(items) == 0 {
+		s.RevokedKeys = []string{}
+		return
+	}
+	readPaths(n, &s.RevokedKeys)
 }
 
 func readPaths(n *strictyaml.Node, dst *[]string) {

@@ -11,10 +11,8 @@ import (
 // names and defaults are fixed, so that a file can be written down in full; any
 // other value is refused, since whoever writes one relies on it.
 var reservedSettings = []setting{
-	reserved("authorized_keys_dir", text, func(s *Settings) *string { return &s.AuthorizedKeysDir }, (*strictyaml.Node).String),
 	reserved("audit.retain_age", plain, func(s *Settings) *time.Duration { return &s.Audit.RetainAge }, (*strictyaml.Node).Duration),
 	reserved("audit.retain_size", plain, func(s *Settings) *int64 { return &s.Audit.RetainSize }, (*strictyaml.Node).Size),
-	reserved("admin.socket", text, func(s *Settings) *string { return &s.Admin.Socket }, (*strictyaml.Node).String),
 	reserved("metrics.listen", text, func(s *Settings) *string { return &s.Metrics.Listen }, (*strictyaml.Node).String),
 	penalty("auth_fail", func(p *PenaltySettings) *time.Duration { return &p.AuthFail }),
 	penalty("no_auth", func(p *PenaltySettings) *time.Duration { return &p.NoAuth }),

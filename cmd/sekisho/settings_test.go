@@ -14,7 +14,8 @@ import (
 const least = "version: 1\nnetworks: [10.0.0.0/16]\n"
 
 func TestDefaultsStandInTheDesign(t *testing.T) {
-	// The file of the design, word for word where it gives a default.
+	// The file of the design, word for word where it gives a default, and the
+	// files of what is taken away.
 	const design = `
 version: 1
 name: NAME
@@ -26,6 +27,8 @@ networks: [10.0.0.0/16]
 dns: {zones: []}
 watch: false
 authorized_keys_dir: ""
+revoked_keys: []
+locks: locks.yaml
 audit: {dir: audit, segment_size: 256MiB, segment_age: 24h, retain_age: 0s, retain_size: 0, progress: 5m, on_failure: keep}
 admin: {socket: run/sekisho.sock}
 metrics: {listen: ""}
@@ -142,10 +145,10 @@ func TestSettingsProblems(t *testing.T) {
 		{"anchor", "name: &a x", "anchors are not allowed"},
 		{"date where text is meant", "name: 2026-11-22", "quote what is text"},
 
-		{"key files of users", "authorized_keys_dir: keys", `3:22: authorized_keys_dir is not supported by this version; leave it at ""`},
+		{"a list of revoked keys without a name", "revoked_keys: [\"\"]", `3:16: "" is not a path`},
 		{"age of retention", "audit: {retain_age: 24h}", "3:21: audit.retain_age is not supported by this version; leave it at 0s"},
 		{"size of retention", "audit: {retain_size: 1GiB}", "3:22: audit.retain_size is not supported by this version; leave it at 0"},
-		{"admin socket", "admin: {socket: x}", `3:17: admin.socket is not supported by this version; leave it at "run/sekisho.sock"`},
+		{"a file of locks without a name", "locks: \"\"", `3:8: "" is not a path`},
 		{"metrics", `metrics: {listen: ":9122"}`, `3:19: metrics.listen is not supported by this version; leave it at ""`},
 		{"penalties", "penalties: {max: 5m}", "3:18: penalties.max is not supported by this version; leave it at 10m"},
 		{"exempt sources", "penalties: {exempt: [10.0.0.0/8]}", "3:21: penalties.exempt is not supported by this version; leave it at []"},

@@ -39,6 +39,14 @@ func and(words []string) string {
 	return strings.Join(words[:len(words)-1], ", ") + " and " + words[len(words)-1]
 }
 
+// or joins words as a sentence of a choice does.
+func or(words []string) string {
+	if len(words) < 2 {
+		return strings.Join(words, "")
+	}
+	return strings.Join(words[:len(words)-1], ", ") + " or " + words[len(words)-1]
+}
+
 // printable makes text of unknown origin fit for one line of a terminal.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {

@@ -24,8 +24,9 @@ type setup struct {
 	content  []byte // of it
 	settings Settings
 	hostKeys []ssh.Signer
-	policy   *authz.Policy
-	counts   counts // of the policy
+	policy   *authz.Policy // with beside laid over it
+	counts   counts        // of the policy
+	beside   beside
 	hosts    *hostsfile.File
 }
 
@@ -33,6 +34,28 @@ type setup struct {
 // by file and line. The setup can be served only if none of them is an error.
 // The environment is a list as os.Environ returns it.
 func load(config string, given flags, environ []string) (*setup, strictyaml.Problems) {
+	s, problems := loadSettings(config, given, environ)
+	if s.content == nil {
+		return s, problems
+	}
+	var found strictyaml.Problems
+	s.hostKeys, found = readHostKeys(s.hostKeyPaths())
+	problems = append(problems, found...)
+	s.policy, s.counts, found = s.readPolicy()
+	problems = append(problems, found...)
+	problems = append(problems, s.beside.read(s)...)
+	s.policy, found = s.beside.lay(s.policy)
+	problems = append(problems, found...)
+	s.hosts, found = openHosts(s.path(s.settings.Hosts))
+	problems = append(problems, found...)
+
+	problems = append(problems, s.checkModes()...)
+	problems.Sort()
+	return s, problems
+}
+
+// loadSettings reads the settings and no other file.
+func loadSettings(config string, given flags, environ []string) (*setup, strictyaml.Problems) {
 	s := &setup{config: config}
 	content, err := readFile(config)
 	if err != nil {
@@ -42,19 +65,9 @@ func load(config string, given flags, environ []string) (*setup, strictyaml.Prob
 		}
 		return s, strictyaml.Problems{{File: config, Message: fmt.Sprintf("cannot be read: %v", reason(err)), Hint: hint}}
 	}
-	var problems, found strictyaml.Problems
+	var problems strictyaml.Problems
 	s.content = content
 	s.settings, problems = readSettings(config, content, environ, given)
-
-	s.hostKeys, found = readHostKeys(s.hostKeyPaths())
-	problems = append(problems, found...)
-	s.policy, s.counts, found = s.readPolicy()
-	problems = append(problems, found...)
-	s.hosts, found = openHosts(s.path(s.settings.Hosts))
-	problems = append(problems, found...)
-
-	problems = append(problems, s.checkModes()...)
-	problems.Sort()
 	return s, problems
 }
 
@@ -173,10 +186,17 @@ type where struct {
 }
 
 func (w *where) addFlags(cmd *cobra.Command) {
+	w.addConfig(cmd)
 	f := cmd.Flags()
-	f.StringVarP(&w.config, "config", "c", "", "the `file` with the settings (default: ./sekisho.yaml, else /etc/sekisho/sekisho.yaml)")
 	f.StringArrayVar(&w.listen, "listen", nil, "an `address` to listen on, in place of those in the file; may be given several times")
 	f.StringVar(&w.name, "name", "", "the `name` of this server in the records")
+}
+
+// addConfig adds the flag that finds the files, for commands that need nothing
+// else of the settings.
+func (w *where) addConfig(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVarP(&w.config, "config", "c", "", "the `file` with the settings (default: ./sekisho.yaml, else /etc/sekisho/sekisho.yaml)")
 }
 
 // find returns the path of sekisho.yaml and the settings that flags give.
@@ -188,28 +208,37 @@ func (w *where) find(cmd *cobra.Command, args []string) (string, flags, error) {
 	if cmd.Flags().Changed("name") {
 		given["name"] = []string{w.name}
 	}
+	config, err := w.findConfig(cmd, args)
+	return config, given, err
+}
+
+// findConfig returns the path of sekisho.yaml.
+func (w *where) findConfig(cmd *cobra.Command, args []string) (string, error) {
 	const file = "sekisho.yaml"
 	if w.config == "" && cmd.Flags().Changed("config") {
-		return "", nil, usagef("name the file, or leave --config away", "the name after --config is empty")
+		return "", usagef("name the file, or leave --config away", "the name after --config is empty")
 	}
 	config := cmp.Or(w.config, os.Getenv("SEKISHO_CONFIG"))
 	switch {
 	case len(args) > 0 && w.config != "":
-		return "", nil, usagef("give one of the two", "the folder %s and --config %s name two places", args[0], w.config)
+		return "", usagef("give one of the two", "the folder %s and --config %s name two places", args[0], w.config)
 	case len(args) > 0:
 		if info, err := os.Stat(args[0]); err == nil && !info.IsDir() {
-			return "", nil, failf("name the folder, or the file with --config", "%s is not a folder", args[0])
+			return "", failf("name the folder, or the file with --config", "%s is not a folder", args[0])
 		}
-		return filepath.Join(args[0], file), given, nil
+		return filepath.Join(args[0], file), nil
 	case config != "":
-		return config, given, nil
+		if info, err := os.Stat(config); err == nil && info.IsDir() {
+			config = filepath.Join(config, file)
+		}
+		return config, nil
 	}
 	if _, err := os.Stat(file); err == nil {
-		return file, given, nil
+		return file, nil
 	}
 	const system = "/etc/sekisho/" + file
 	if _, err := os.Stat(system); err == nil {
-		return system, given, nil
+		return system, nil
 	}
-	return "", nil, failf("name the folder that sekisho init has made, or make one: sekisho init", "there is no %s here, nor %s", file, system)
+	return "", failf("name the folder that sekisho init has made, or make one: sekisho init", "there is no %s here, nor %s", file, system)
 }

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"sekisho/authz/strictyaml"
+	"sekisho/bastion"
+	"sekisho/bastion/admin"
+)
+
+// What commands ask the server that runs, over the admin socket:
+//
+//	POST /v1/reload   wantReload → reloaded     read policy and hosts again
+//	POST /v1/locks             → locking       read the locks again
+//	POST /v1/preview  wantPreview → previewed   what would end under another policy
+
+type wantReload struct {
+	Force bool `json:"force"`
+}
+
+type wantPreview struct {
+	Policy []byte `json:"policy"` // text of a policy.yaml
+}
+
+type previewed struct {
+	Live        int              `json:"live"` // forwards
+	Forwards    []bastion.Ending `json:"forwards"`
+	Connections []bastion.Ending `json:"connections"`
+}
+
+// api answers commands.
+func (svc *service) api() *admin.Server {
+	server := admin.NewServer(func(text string, fields map[string]any) {
+		svc.log.WithFields(fields).Warn("admin socket: " + text)
+	})
+	server.Handle("POST /v1/reload", func(_ context.Context, peer admin.Peer, body []byte) (any, error) {
+		var want wantReload
+		if err := json.Unmarshal(body, &want); err != nil {
+			return nil, fmt.Errorf("reading the request: %w", err)
+		}
+		svc.log.WithField("by", peer.User).Info("reload is asked for")
+		done := svc.reload(byCommand, want.Force)
+		svc.rereadBeside()
+		return done, nil
+	})
+	server.Handle("POST /v1/locks", func(_ context.Context, peer admin.Peer, _ []byte) (any, error) {
+		done, problems := svc.reloadLocks(peer.User)
+		if problems.Err() != nil {
+			return nil, &admin.Error{Message: "the locks are not taken over: " + texts(problems)}
+		}
+		return done, nil
+	})
+	server.HandleUpTo(2*mostBytes, "POST /v1/preview", func(_ context.Context, _ admin.Peer, body []byte) (any, error) {
+		var want wantPreview
+		if err := json.Unmarshal(body, &want); err != nil {
+			return nil, fmt.Errorf("reading the request: %w", err)
+		}
+		return svc.preview(want.Policy)
+	})
+	return server
+}
+
+// preview says what would end if a policy came into force.
+func (svc *service) preview(text []byte) (*previewed, error) {
+	s := svc.setup
+	policy, problems := parsePolicy(text, s.path(s.settings.Policy), s.settings.Networks, s.settings.DNS.Zones)
+	if problems.Err() != nil {
+		return nil, &admin.Error{Message: texts(problems)}
+	}
+	svc.reloading.Lock()
+	policy, _ = s.beside.lay(policy)
+	svc.reloading.Unlock()
+	p := &previewed{Live: svc.server.Forwards()}
+	p.Forwards, p.Connections = svc.server.Preview(policy)
+	return p, nil
+}
+
+// call asks the server that runs with these settings.
+func (s *setup) call(ctx context.Context, method, path string, in, out any) error {
+	if s.settings.Admin.Socket == "" {
+		return fmt.Errorf("%w that commands could ask: admin.socket is empty", admin.ErrNotRunning)
+	}
+	client := admin.Client{Path: s.path(s.settings.Admin.Socket)}
+	return client.Call(ctx, method, path, in, out)
+}
+
+// problemsOf are the problems that an answer tells of.
+func (r *reloaded) problemsOf() strictyaml.Problems { return fromLines(r.Problems) }

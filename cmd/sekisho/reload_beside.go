@@ -1,0 +1,170 @@
+package main
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"sekisho/audit"
+	"sekisho/authz"
+	"sekisho/authz/strictyaml"
+)
+
+// reloadKeys takes over authorized_keys files that have changed.
+func (svc *service) reloadKeys() {
+	svc.reloading.Lock()
+	defer svc.reloading.Unlock()
+	keys, sum, problems := svc.setup.readKeyFiles()
+	if problems.Err() != nil {
+		svc.refuseOnce("authorized_keys", "the authorized_keys files are not taken over: the keys that were in force stay", sum, problems)
+		return
+	}
+	delete(svc.refused, "authorized_keys")
+	if sum == svc.setup.beside.keysSum {
+		return
+	}
+	logProblems(svc.log, problems)
+	svc.setup.beside.keys, svc.setup.beside.keysSum = keys, sum
+	svc.layBeside("authorized_keys files reloaded", audit.Record{
+		Type: audit.PolicyLoad, Policy: svc.setup.policy.Hash(), Reason: "authorized_keys", Detail: many(len(keys), "file") + fmt.Sprintf(", sha256:%x", sum),
+	})
+}
+
+// reloadLists takes over lists of revoked keys that have changed.
+func (svc *service) reloadLists() (retry bool) {
+	svc.reloading.Lock()
+	defer svc.reloading.Unlock()
+	lists, sum, problems := svc.setup.readRevokedKeys()
+	if problems.Err() != nil {
+		svc.refuseOnce("revoked_keys", "the lists of revoked keys are not taken over: those that were in force stay", sum, problems)
+		return true
+	}
+	delete(svc.refused, "revoked_keys")
+	if sum == svc.setup.beside.listsSum {
+		return false
+	}
+	svc.setup.beside.lists, svc.setup.beside.listsSum = lists, sum
+	svc.layBeside("lists of revoked keys reloaded", audit.Record{
+		Type: audit.PolicyLoad, Policy: svc.setup.policy.Hash(), Reason: "revoked_keys", Detail: listsText(lists) + fmt.Sprintf(", sha256:%x", sum),
+	})
+	return false
+}
+
+func listsText(lists []authz.RevocationList) string {
+	text := many(len(lists), "list")
+	for _, l := range lists {
+		text += fmt.Sprintf("; %s: %s", l.Name, l.List)
+	}
+	return text
+}
+
+// A locking is what has become of a change of the locks.
+type locking struct {
+	Changes     []string `json:"changes"`
+	Forwards    int      `json:"forwards_closed"`
+	Connections int      `json:"connections_closed"`
+}
+
+// reloadLocks takes over what commands have taken away, or given back. By is
+// who has, where it is known; a lock itself says by whom it is.
+func (svc *service) reloadLocks(by string) (done locking, problems strictyaml.Problems) {
+	svc.reloading.Lock()
+	defer svc.reloading.Unlock()
+	locks, sum, problems := svc.setup.readLocks()
+	if locks == nil && problems == nil && svc.setup.beside.locks != nil {
+		// A file that is gone would give back all that was taken.
+		problems = strictyaml.Problems{{File: svc.setup.path(svc.setup.settings.Locks), Message: "is gone", Hint: "unlock what is to be unlocked; without it the next start begins with no locks"}}
+	}
+	if problems.Err() != nil {
+		svc.refuseOnce("locks", "the locks are not taken over: those that were in force stay", sum, problems)
+		return done, problems
+	}
+	delete(svc.refused, "locks")
+	before := svc.setup.beside.locks
+	records := lockRecords(before, locks, by)
+	svc.setup.beside.locks, svc.setup.beside.locksSum = locks, sum
+	if len(records) == 0 {
+		return done, nil
+	}
+	for _, rec := range records {
+		done.Changes = append(done.Changes, rec.Request)
+	}
+	done.Forwards, done.Connections = svc.layBeside("locks changed", records...)
+	return done, nil
+}
+
+// lockRecords tell of what one set of locks has that another has not.
+func lockRecords(before, after *authz.Locks, by string) (records []audit.Record) {
+	for _, l := range after.List() {
+		if before.Has(l) == nil {
+			records = append(records, lockRecord(l, true))
+		}
+	}
+	for _, l := range before.List() {
+		if after.Has(l) == nil {
+			l.By, l.Why = by, "" // who put it on is not who takes it off
+			records = append(records, lockRecord(l, false))
+		}
+	}
+	return records
+}
+
+// lockRecord is the record of a lock that was put on, or taken off.
+func lockRecord(l authz.Lock, on bool) audit.Record {
+	rec := audit.Record{Type: audit.AdminLock, Entrance: "admin", Login: l.By, User: l.User, Key: l.Key, Detail: l.Why}
+	verb := map[bool]string{true: "lock", false: "unlock"}
+	switch {
+	case l.IsLockdown():
+		verb = map[bool]string{true: "lockdown on", false: "lockdown off"}
+	case l.User == "":
+		rec.Type = audit.AdminRevoke
+		verb = map[bool]string{true: "revoke", false: "revoke --undo"}
+	}
+	rec.Request = verb[on]
+	if !l.IsLockdown() {
+		rec.Request += " " + l.String()
+	}
+	return rec
+}
+
+// locksSince are the records of locks that were put on since the last run, of
+// which no server has told.
+func locksSince(locks *authz.Locks, last time.Time) (records []audit.Record) {
+	for _, l := range locks.List() {
+		if l.At.After(last) {
+			records = append(records, lockRecord(l, true))
+		}
+	}
+	return records
+}
+
+// layBeside lays what is beside the policy over it anew, and records that. The
+// records do not hold it up.
+func (svc *service) layBeside(said string, records ...audit.Record) (forwards, conns int) {
+	told := svc.tell(said+", but that is not in the audit log", records...)
+	policy, problems := svc.setup.beside.lay(svc.setup.policy)
+	logProblems(svc.log, problems)
+	forwards, conns = svc.server.SetPolicy(policy)
+	svc.setup.policy = policy
+	line := svc.log.WithFields(logrus.Fields{"forwards_closed": forwards, "connections_closed": conns})
+	for _, rec := range records {
+		if rec.Request != "" {
+			line.WithField("by", printable(rec.Login)).Warn(rec.Request)
+		}
+	}
+	line.Info(said)
+	told()
+	return forwards, conns
+}
+
+// refuseOnce is refuse, once for the same content and problems in a row.
+func (svc *service) refuseOnce(reason, text string, sum [sha256.Size]byte, problems strictyaml.Problems) {
+	refused := fmt.Sprintf("%x %s", sum, texts(problems))
+	if svc.refused[reason] == refused {
+		return
+	}
+	svc.refused[reason] = refused
+	svc.refuse(reason, text, problems)
+}
