@@ -378,8 +378,10 @@ func TestFollow(t *testing.T) {
 	t.Run("a folder that is renamed and comes back is followed further", func(t *testing.T) {
 		dir := filepath.Dir(setup(t))
 		path := mkdir(t, dir, "etc") + "/hosts"
-		write(t, path, "10.0.1.1 a\n")
+		write(t, path, "10.0.1.0 a\n")
 		f := follow(t, path)
+		write(t, path, "10.0.1.1 a\n")
+		f.takes("10.0.1.1") // it has begun: a folder that is not there then is an error
 		for i := 2; i < 5; i++ {
 			os.Rename(dir+"/etc", dir+"/away")
 			os.Rename(dir+"/away", dir+"/etc")
