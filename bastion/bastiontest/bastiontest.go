@@ -56,6 +56,7 @@ type Options struct {
 	DNS      bastion.Resolver
 	Dialer   bastion.Dialer
 	Recorder bastion.Recorder // nil: a Book
+	Listener net.Listener     // nil: on loopback
 	Limits   func(*bastion.Limits)
 	Config   func(*bastion.Config)
 }
@@ -120,9 +121,11 @@ func Start(t testing.TB, opts Options) *Bastion {
 		t.Fatal(err)
 	}
 	b.Server = server
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	l := opts.Listener
+	if l == nil {
+		if l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	b.Addr = l.Addr().String()
 	served := make(chan error, 1)

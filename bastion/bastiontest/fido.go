@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"io"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
@@ -41,14 +42,13 @@ type securityKey struct {
 	private     ed25519.PrivateKey
 	application string
 	flags       byte
-	counter     uint32
+	counter     atomic.Uint32
 }
 
 func (s *securityKey) PublicKey() ssh.PublicKey { return s.public }
 
 func (s *securityKey) Sign(_ io.Reader, data []byte) (*ssh.Signature, error) {
-	s.counter++
-	tail := binary.BigEndian.AppendUint32([]byte{s.flags}, s.counter)
+	tail := binary.BigEndian.AppendUint32([]byte{s.flags}, s.counter.Add(1))
 	application, message := sha256.Sum256([]byte(s.application)), sha256.Sum256(data)
 	signed := append(append(append([]byte{}, application[:]...), tail...), message[:]...)
 	return &ssh.Signature{Format: s.public.Type(), Blob: ed25519.Sign(s.private, signed), Rest: tail}, nil

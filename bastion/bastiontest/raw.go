@@ -3,6 +3,7 @@ package bastiontest
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/ecdh"
@@ -72,6 +73,12 @@ func NewRaw(t testing.TB, b *Bastion) *Raw {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return NewRawOver(t, b, conn)
+}
+
+// NewRawOver is NewRaw over a connection that is there.
+func NewRawOver(t testing.TB, b *Bastion, conn net.Conn) *Raw {
+	t.Helper()
 	t.Cleanup(func() { conn.Close() })
 	conn.SetDeadline(time.Now().Add(Wait))
 	r := &Raw{Conn: conn, t: t, in: bufio.NewReader(conn)}
@@ -257,16 +264,24 @@ func request(user, method string) *bytes.Buffer {
 // answer sends a userauth request and returns the number of what answers it.
 func (r *Raw) answer(packet []byte) byte {
 	r.t.Helper()
+	got, err := r.try(packet)
+	if err != nil {
+		r.t.Fatalf("a userauth request: %v", err)
+	}
+	return got
+}
+
+func (r *Raw) try(packet []byte) (byte, error) {
 	if err := r.Send(packet); err != nil {
-		r.t.Fatalf("sending a userauth request: %v", err)
+		return 0, err
 	}
 	for {
 		got, err := r.Receive()
 		if err != nil {
-			r.t.Fatalf("awaiting the answer to a userauth request: %v", err)
+			return 0, err
 		}
 		if got[0] != msgUserAuthBanner {
-			return got[0]
+			return got[0], nil
 		}
 	}
 }
@@ -281,6 +296,14 @@ func (r *Raw) Password(user, password string) bool {
 	b := request(user, "password")
 	b.WriteByte(0)
 	writeString(b, []byte(password))
+	return r.answer(b.Bytes()) == msgUserAuthSuccess
+}
+
+// Interactive tries keyboard-interactive (RFC 4256).
+func (r *Raw) Interactive(user string) bool {
+	b := request(user, "keyboard-interactive")
+	writeString(b, nil)
+	writeString(b, nil)
 	return r.answer(b.Bytes()) == msgUserAuthSuccess
 }
 
@@ -301,19 +324,65 @@ func (r *Raw) OfferAs(user string, key ssh.PublicKey, algorithm string) bool {
 // Prove logs in as user with a signature by key (RFC 4252 section 7).
 func (r *Raw) Prove(user string, key ssh.Signer) bool {
 	r.t.Helper()
-	b := request(user, "publickey")
-	b.WriteByte(1)
-	writeString(b, []byte(key.PublicKey().Type()))
-	writeString(b, key.PublicKey().Marshal())
+	in, err := r.Try(Proof{User: user, Key: key})
+	if err != nil {
+		r.t.Fatalf("a userauth request: %v", err)
+	}
+	return in
+}
+
+// A Proof is a publickey request with a signature, and what is not as it
+// should be in it.
+type Proof struct {
+	User      string
+	Key       ssh.Signer
+	Algorithm string // that the request names; empty: the key's type
+
+	// What is signed, and by whom, where that is not what the request says.
+	Signer          ssh.Signer
+	SignedUser      string
+	SignedAlgorithm string
+	SignedSession   []byte
+
+	// Format, of an RSA key, is the algorithm by which it signs; empty: SHA-1.
+	Format string
+}
+
+// Try sends a Proof and reports whether it logs in. The error is that the
+// server has ended the connection over it.
+func (r *Raw) Try(p Proof) (in bool, err error) {
+	r.t.Helper()
+	packet := func(user, algorithm string) *bytes.Buffer {
+		b := request(user, "publickey")
+		b.WriteByte(1)
+		writeString(b, []byte(algorithm))
+		writeString(b, p.Key.PublicKey().Marshal())
+		return b
+	}
+	user, algorithm := p.User, cmp.Or(p.Algorithm, p.Key.PublicKey().Type())
+	session, signer := r.Session, p.Key
+	if p.SignedSession != nil {
+		session = p.SignedSession
+	}
+	if p.Signer != nil {
+		signer = p.Signer
+	}
 	var signed bytes.Buffer
-	writeString(&signed, r.Session)
-	signed.Write(b.Bytes())
-	sig, err := key.Sign(rand.Reader, signed.Bytes())
+	writeString(&signed, session)
+	signed.Write(packet(cmp.Or(p.SignedUser, user), cmp.Or(p.SignedAlgorithm, algorithm)).Bytes())
+	var sig *ssh.Signature
+	if p.Format != "" {
+		sig, err = signer.(ssh.AlgorithmSigner).SignWithAlgorithm(rand.Reader, signed.Bytes(), p.Format)
+	} else {
+		sig, err = signer.Sign(rand.Reader, signed.Bytes())
+	}
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	b := packet(user, algorithm)
 	writeString(b, ssh.Marshal(sig))
-	return r.answer(b.Bytes()) == msgUserAuthSuccess
+	got, err := r.try(b.Bytes())
+	return got == msgUserAuthSuccess, err
 }
 
 // Close ends the connection.
