@@ -44,6 +44,7 @@ type login struct {
 	user     string
 	client   string
 	accepted string // fingerprint of a key that would have been let in, had it been proven
+	last     string // fingerprint of the last key, if it is one of those
 	refused  int    // offers
 	offered  []offer
 	methods  []string  // tried, besides none and publickey
@@ -97,10 +98,12 @@ func (c *connection) serverConfig() *ssh.ServerConfig {
 // are.
 func (c *connection) offerKey(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 	c.login.saw(meta)
+	c.login.last = ""
 	if _, reason, detail := c.server.policies.get().Identify("", key); reason != "" {
 		return nil, c.login.refuse(key, reason, detail)
 	}
-	c.login.accepted = ssh.FingerprintSHA256(plainKey(key))
+	c.login.last = ssh.FingerprintSHA256(plainKey(key))
+	c.login.accepted = c.login.last
 	return new(ssh.Permissions), nil
 }
 
@@ -214,6 +217,9 @@ func (l *login) finish(c *connection, ended *endCause) {
 	if l.err != nil {
 		line = line.WithField("error", printable(l.err.Error()))
 	}
+	if unproven(l.err) {
+		l.accepted = l.last // and no key that was offered before it
+	}
 	reason, detail, hint := l.why(ended)
 	var negotiation *ssh.AlgorithmNegotiationError
 	switch {
@@ -258,10 +264,10 @@ func (l *login) why(ended *endCause) (reason, detail, hint string) {
 		return l.noRoom.reason, l.noRoom.detail, "raise the limit, or find out why there are so many"
 	case l.accepted != "" && unproven(l.err):
 		return reasonBadSignature, fmt.Sprintf("%s was offered and not proven: %v", l.accepted, l.err), "the client does not hold the key that it offered, or a security key was not touched"
-	case l.accepted != "":
-		return reasonNotProven, fmt.Sprintf("%s was offered and accepted; the client left before it had signed with it", l.accepted), "nothing to do: it was not unlocked or touched, or the client only asked"
 	case l.sha1 && l.refused == 0:
 		return reasonSHA1, "the client can only sign with SHA-1 (ssh-rsa), which is refused", "the client must be newer, or use an ed25519 or ecdsa key"
+	case l.accepted != "":
+		return reasonNotProven, fmt.Sprintf("%s was offered and accepted; the client left before it had signed with it", l.accepted), "nothing to do: it was not unlocked or touched, or the client only asked"
 	case exhausted && len(l.methods) == 0:
 		return reasonTooMany, fmt.Sprintf("%d keys were refused", l.refused), "the client's agent holds too many keys: IdentitiesOnly=yes with the right IdentityFile on the client, or raise limits.max_auth_tries"
 	case len(l.offered) > 0:

@@ -193,14 +193,7 @@ func TestARefusedLoginSaysWhatToDo(t *testing.T) {
 }
 
 func TestAClientThatOnlySignsSHA1IsToldApart(t *testing.T) {
-	private, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := ssh.NewSignerFromKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
+	signer := rsaKey(t, 2048)
 	b := bastiontest.Start(t, bastiontest.Options{})
 	raw := bastiontest.NewRaw(t, b)
 	if raw.OfferAs("alice", signer.PublicKey(), "ssh-rsa") {
@@ -209,6 +202,74 @@ func TestAClientThatOnlySignsSHA1IsToldApart(t *testing.T) {
 	raw.Close()
 	if rec := b.Book.Await(t, audit.AuthFail, 1); rec.Reason != "sha1_signature" || !strings.Contains(rec.Detail, "SHA-1") || rec.Client != "SSH-2.0-Raw" {
 		t.Errorf("%s", rec.AppendJSON(nil))
+	}
+}
+
+func rsaKey(t *testing.T, bits int) ssh.Signer {
+	t.Helper()
+	private, err := rsa.GenerateKey(rand.Reader, bits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.NewSignerFromKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signer
+}
+
+// Agents are known that sign with SHA-1 although they were asked for SHA-2.
+func TestASignatureWithSHA1IsRefusedByName(t *testing.T) {
+	corp, old := bastiontest.Key(t), rsaKey(t, 2048)
+	b := bastiontest.Start(t, bastiontest.Options{Policy: fmt.Sprintf("version: 1\nusers:\n  - {name: alice, keys: [%q]}\nauthorities:\n  - {name: corp, key: %q, principals: [alice]}\n",
+		bastiontest.Line(old), bastiontest.Line(corp))})
+	for i, test := range []struct {
+		name, algorithm, format string
+		key                     ssh.Signer
+	}{
+		{"a key", "rsa-sha2-256", "ssh-rsa", old},
+		{"a certificate", "rsa-sha2-512-cert-v01@openssh.com", "ssh-rsa", certify(t, corp, old, 1, "alice", nil)},
+	} {
+		raw := bastiontest.NewRaw(t, b)
+		if !raw.OfferAs("alice", test.key.PublicKey(), test.algorithm) {
+			t.Errorf("%s for SHA-2 is refused", test.name)
+		}
+		if in, err := raw.Try(bastiontest.Proof{User: "alice", Key: test.key, Algorithm: test.algorithm, Format: test.format}); in || err != nil {
+			t.Errorf("%s: signed with SHA-1: in %v, %v", test.name, in, err)
+		}
+		raw.Close()
+		if rec := b.Book.Await(t, audit.AuthFail, i+1); rec.Reason != "sha1_signature" || !strings.Contains(rec.Detail, "SHA-1 (ssh-rsa)") || rec.Key != print(old) {
+			t.Errorf("%s: %s", test.name, rec.AppendJSON(nil))
+		}
+		raw = bastiontest.NewRaw(t, b)
+		if in, err := raw.Try(bastiontest.Proof{User: "alice", Key: test.key, Algorithm: test.algorithm, Format: strings.TrimSuffix(test.algorithm, "-cert-v01@openssh.com")}); !in || err != nil {
+			t.Errorf("%s: signed with SHA-2: in %v, %v", test.name, in, err)
+		}
+		raw.Close()
+	}
+}
+
+func TestAnRSAKeyThatIsTooShortIsRefusedByName(t *testing.T) {
+	t.Setenv("GODEBUG", "rsa1024min=0")
+	corp, short := bastiontest.Key(t), rsaKey(t, 1024)
+	b := bastiontest.Start(t, bastiontest.Options{Policy: fmt.Sprintf("version: 1\nusers:\n  - {name: alice}\nauthorities:\n  - {name: corp, key: %q, principals: [alice]}\n", bastiontest.Line(corp))})
+	for i, test := range []struct {
+		key    ssh.Signer
+		reason string
+	}{
+		{short, "key_unsupported"},
+		{certify(t, corp, short, 1, "alice", nil), "bad_cert"},
+	} {
+		raw := bastiontest.NewRaw(t, b)
+		algorithm := strings.Replace(test.key.PublicKey().Type(), "ssh-rsa", "rsa-sha2-256", 1)
+		if in, err := raw.Try(bastiontest.Proof{User: "alice", Key: test.key, Algorithm: algorithm, Format: "rsa-sha2-256"}); in {
+			t.Errorf("it logs in (%v)", err)
+		}
+		raw.Close()
+		rec := b.Book.Await(t, audit.AuthFail, i+1)
+		if rec.Reason != test.reason || !strings.Contains(rec.Detail, "at least 2048 bits, this one has 1024") {
+			t.Errorf("%s", rec.AppendJSON(nil))
+		}
 	}
 }
 
