@@ -23,7 +23,10 @@ import (
 const (
 	settleHosts  = 200 * time.Millisecond
 	settlePolicy = time.Second
-	settleLocks  = 50 * time.Millisecond // commands rename it into its place
+	// Commands rename it into its place, sync the folder, and then ask for it
+	// to be read. They should be first, since they know who gives back what,
+	// and tell what was closed; whatever keeps them, it is read in a second.
+	settleLocks = 400 * time.Millisecond
 )
 
 // againAfter is when a file is tried again that could not be read at the start.
@@ -53,20 +56,21 @@ func (svc *service) follow(ctx context.Context) {
 
 func (svc *service) watch(ctx context.Context, path string, settle time.Duration, changed func() (retry bool)) {
 	// What has changed between the load and the watch, is seen by looking
-	// once more after it has begun.
+	// once more after it has begun; and what that look has found may be as it
+	// was before, or gone, when the watch looks, which a second one sees.
 	looked := make(chan struct{})
 	looking, stop := context.WithCancel(ctx)
 	defer func() { stop(); <-looked }()
 	go func() {
 		defer close(looked)
-		for wait := settle; ; wait = againAfter {
+		for left, wait := 2, settle; left > 0; {
 			select {
 			case <-looking.Done():
 				return
 			case <-time.After(wait):
 			}
-			if !changed() {
-				return
+			if wait = againAfter; !changed() {
+				left, wait = left-1, 2*settle
 			}
 		}
 	}()
