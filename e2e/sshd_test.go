@@ -111,3 +111,50 @@ func appserver(t *testing.T) *sshd {
 	s.port = s.tap.port
 	return &s
 }
+
+// keyedSSHD is an OpenSSH server of one test, whose keys are in one file.
+type keyedSSHD struct {
+	addr, user string
+	hostKey    ssh.PublicKey
+}
+
+func sshdWithKeys(t *testing.T, authorizedKeys string) *keyedSSHD {
+	t.Helper()
+	shared, err := realSSHD() // it has made what sshd needs
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	host, err := makeKey(dir, "host")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := freePort(t, "127.0.0.1")
+	config := filepath.Join(dir, "sshd_config")
+	writeFile(t, config, fmt.Sprintf(`ListenAddress 127.0.0.1:%d
+HostKey %s
+AuthorizedKeysFile %s
+PidFile none
+UsePAM no
+StrictModes no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+MaxStartups 200
+`, port, host.file, authorizedKeys))
+	sshd, err := exec.LookPath("sshd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &keyedSSHD{fmt.Sprintf("127.0.0.1:%d", port), shared.user, host.signer.PublicKey()}
+	if err := awaitPort(start(t, exec.Command(sshd, "-D", "-e", "-f", config)), s.addr); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (s *keyedSSHD) config(who key) *ssh.ClientConfig {
+	return &ssh.ClientConfig{
+		User: s.user, Auth: []ssh.AuthMethod{ssh.PublicKeys(who.signer)}, HostKeyCallback: ssh.FixedHostKey(s.hostKey), Timeout: hang,
+	}
+}
