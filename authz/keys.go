@@ -22,11 +22,11 @@ func unsupported(key ssh.PublicKey) string {
 		return "there is no key"
 	}
 	if _, ok := key.(*ssh.Certificate); ok {
-		return "certificates are not supported"
+		return "a certificate is no key"
 	}
 	switch t := key.Type(); {
 	case strings.Contains(t, "-cert-v0"):
-		return "certificates are not supported"
+		return "a certificate is no key"
 	case t == ssh.InsecureKeyAlgoDSA:
 		return "DSA keys are too weak"
 	case !slices.Contains(keyTypes, t):
@@ -70,7 +70,7 @@ func parseKey(s string) (key ssh.PublicKey, message, hint string) {
 	case t == ssh.InsecureKeyAlgoDSA:
 		return nil, "DSA keys are too weak", "make a new one: ssh-keygen -t ed25519"
 	case strings.Contains(t, "-cert-v0"):
-		return nil, "this is a certificate, and certificates are not supported", "write the line of the key's own .pub file"
+		return nil, "this is a certificate, not a key", "write the line of the key's own .pub file, or under authorities the key that signs such certificates"
 	case !slices.Contains(keyTypes, t):
 		for _, f := range fields[1:] {
 			if slices.Contains(keyTypes, f) || f == ssh.InsecureKeyAlgoDSA || strings.Contains(f, "-cert-v0") {

@@ -126,7 +126,7 @@ func TestKeysOfThePolicy(t *testing.T) {
 		{"a blob with more behind it", "ssh-ed25519 " + base64.StdEncoding.EncodeToString(append(testKey(1).Marshal(), 0)), "the key is damaged: what follows ssh-ed25519 is not such a key", again},
 		{"DSA", keyLine(dsaKey()), "DSA keys are too weak", newer},
 		{"a small RSA key", keyLine(rsaKey(2047)), "an RSA key needs at least 2048 bits, this one has 2047", newer},
-		{"a certificate", keyLine(cert), "this is a certificate, and certificates are not supported", "write the line of the key's own .pub file"},
+		{"a certificate", keyLine(cert), "this is a certificate, not a key", "write the line of the key's own .pub file, or under authorities the key that signs such certificates"},
 		{"a private key", "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n", "this is a private key", priv},
 		{"a private key folded by YAML", "-----BEGIN OPENSSH PRIVATE KEY----- AAAA", "this is a private key", priv},
 		{"PEM", "-----BEGIN PUBLIC KEY----- AAAA", "this is a PEM block, not a key in OpenSSH's format", line},

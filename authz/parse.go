@@ -141,14 +141,18 @@ func (ps *parser) parseTimezone(n *strictyaml.Node) {
 
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$`)
 
-// name reads the name of a user, group, target or grant.
+// name reads the name of a user, group, authority, target or grant.
 func name(n *strictyaml.Node, what string) (string, bool) {
 	var s string
 	if !n.String(&s) {
 		return "", false
 	}
 	if !nameForm.MatchString(s) {
-		n.Errorf("%s is not a name of a %s", quote(s), what).Hint =
+		article := "a"
+		if what == "authority" {
+			article = "an"
+		}
+		n.Errorf("%s is not a name of %s %s", quote(s), article, what).Hint =
 			`a name has 1 to 64 letters, digits and ". _ @ + -", and begins with a letter or digit`
 		return "", false
 	}
