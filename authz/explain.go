@@ -79,7 +79,7 @@ func (p *Policy) Explain(r Request) Explanation {
 		return e
 	}
 	host, literal, msg := parseHost(r.Host)
-	e.Proof = p.proofSteps(&r, s, host)
+	e.Proof = p.proofSteps(u, &r, s, host)
 	e.User, _ = u.cond.steps(u.name, true, false, &r)
 	if msg != "" || r.Port < 1 || r.Port > 65535 {
 		return e
@@ -114,8 +114,8 @@ func (p *Policy) Explain(r Request) Explanation {
 }
 
 // proofSteps tells what is asked of the proof of a request, as far as there is
-// anything to ask.
-func (p *Policy) proofSteps(r *Request, s standing, host string) (steps []ConditionStep) {
+// anything to ask, in the order in which it is judged.
+func (p *Policy) proofSteps(u *user, r *Request, s standing, host string) (steps []ConditionStep) {
 	step := func(reason Reason, holds bool, detail, text string, args ...any) {
 		if holds {
 			detail = ""
@@ -125,20 +125,37 @@ func (p *Policy) proofSteps(r *Request, s standing, host string) (steps []Condit
 	if l := p.locked[Lock{User: r.User}]; l != nil {
 		step(Locked, false, s.detail, "not locked")
 	}
-	if p.locks != nil && p.locks.Lockdown != nil {
-		reason, detail := p.lockedDown(r)
-		step(Lockdown, reason == "", detail, "no lockdown, or an admin")
-	}
 	if why := p.revocation(r); why != "" {
 		step(Revoked, false, why, "not revoked")
+	}
+	if why := p.shut[r.User]; why != "" {
+		step(KeyFileUnusable, false, why, "a file of keys that can be used")
+	}
+	if s.reason == KeyUnsupported {
+		step(KeyUnsupported, false, s.detail, "a line of authorized_keys that can be honoured")
 	}
 	for _, o := range s.options {
 		if o.From != nil {
 			step(KeyNotFrom, o.From.Match(sourceOf(r)), clientOf(r), "key from %s", o.From)
 		}
 		if !o.Expiry.IsZero() {
-			step(KeyExpired, before(r, o.Expiry), "it has expired", "key until %s", o.Expiry.Format("2006-01-02 15:04:05 MST"))
+			step(KeyExpired, before(r, o.Expiry), ifTimed(r, "it has expired"), "key until %s", o.Expiry.Format("2006-01-02 15:04:05 MST"))
 		}
+	}
+	if c := r.Cert; c != nil {
+		if len(c.from) > 0 {
+			step(CertNotFrom, c.from.contains(sourceOf(r)), clientOf(r), "certificate for clients at %s", some(c.fromText))
+		}
+		step(CertNotYet, !r.Time.IsZero() && !r.Time.Before(c.after), ifTimed(r, "it is not valid yet"), "certificate from %s on", certTime(c.after))
+		if !c.before.IsZero() {
+			step(CertExpired, before(r, c.before), ifTimed(r, "it has expired"), "certificate until %s", certTime(c.before))
+		}
+	}
+	if p.locks != nil && p.locks.Lockdown != nil {
+		reason, detail := p.lockedDown(u, r)
+		step(Lockdown, reason == "", detail, "no lockdown, or an admin")
+	}
+	for _, o := range s.options {
 		if o.NoForwarding {
 			_, detail := narrowing{o}.refuses(host, r.Port)
 			step(KeyNoForwarding, false, detail, "key for forwarding")
@@ -147,16 +164,15 @@ func (p *Policy) proofSteps(r *Request, s standing, host string) (steps []Condit
 			step(KeyNotPermitted, reason == "", detail, "permitopen of the key")
 		}
 	}
-	if c := r.Cert; c != nil {
-		if len(c.from) > 0 {
-			step(CertNotFrom, c.from.contains(sourceOf(r)), clientOf(r), "certificate for clients at %s", strings.Join(c.fromText, ", "))
-		}
-		step(CertNotYet, !r.Time.IsZero() && !r.Time.Before(c.after), "it is not valid yet", "certificate from %s on", certTime(c.after))
-		if !c.before.IsZero() {
-			step(CertExpired, before(r, c.before), "it has expired", "certificate until %s", certTime(c.before))
-		}
-	}
 	return steps
+}
+
+// ifTimed is what to say of a time that is known.
+func ifTimed(r *Request, detail string) string {
+	if r.Time.IsZero() {
+		return "the time is not known"
+	}
+	return detail
 }
 
 // steps judges every condition, not only up to the first that fails, and

@@ -224,8 +224,8 @@ func (p *Policy) revocation(r *Request) string {
 }
 
 // lockedDown says why nothing may begin, or returns "". What runs goes on.
-func (p *Policy) lockedDown(r *Request) (Reason, string) {
-	if p.locks == nil || p.locks.Lockdown == nil || r.Running || p.hasRole(r, Admin) {
+func (p *Policy) lockedDown(u *user, r *Request) (Reason, string) {
+	if p.locks == nil || p.locks.Lockdown == nil || r.Running || p.holds(u, r, Admin) {
 		return "", ""
 	}
 	return Lockdown, "there is a lockdown" + p.locks.Lockdown.since()

@@ -139,7 +139,7 @@ func (p *Policy) Decide(r Request) Decision {
 		}
 		return d
 	}
-	if reason, detail := p.lockedDown(&r); reason != "" {
+	if reason, detail := p.lockedDown(u, &r); reason != "" {
 		return Decision{Reason: reason, Detail: detail, Next: s.next, Policy: p.hash}
 	}
 	host, literal, msg := parseHost(r.Host)

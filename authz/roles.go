@@ -20,19 +20,16 @@ type role struct {
 	cond         *conditions
 }
 
-// HasRole reports whether the principal of a request has a role now. Of the
-// request, Host, Port and Addr say nothing to it.
+// HasRole reports whether the principal of a request has a role now: his own
+// conditions and those of the role must hold. Of the request, Host, Port and
+// Addr say nothing to it.
 func (p *Policy) HasRole(r Request, name Role) bool {
 	u, s := p.standing(&r)
-	return u != nil && s.reason == "" && p.holds(u, &r, name)
+	return u != nil && s.reason == "" && u.cond.failing(&r, false) == numConditions && p.holds(u, &r, name)
 }
 
-// hasRole is HasRole for a request whose proof has been judged already.
-func (p *Policy) hasRole(r *Request, name Role) bool {
-	u, _, reason, _ := p.holder(r)
-	return reason == "" && p.holds(u, r, name)
-}
-
+// holds reports whether a user has a role, as far as the role itself asks for
+// something.
 func (p *Policy) holds(u *user, r *Request, name Role) bool {
 	role := p.roles[name]
 	if role == nil || r.Cert != nil && !role.certificates {

@@ -342,7 +342,7 @@ func checkExplanation(t *testing.T, p *Policy, r Request) {
 	if e.Decision != d {
 		t.Fatalf("%+v\nDecide  %+v\nExplain %+v", r, d, e.Decision)
 	}
-	if d.Reason == UnknownUser || d.Reason == KeyRemoved || d.Reason == BadHost || d.Reason == BadPort || d.Literal.IsValid() && r.Addr.IsValid() && d.Literal != r.Addr {
+	if d.Reason == UnknownUser || d.Reason == KeyRemoved || d.Reason == AuthorityRemoved || d.Reason == BadHost || d.Reason == BadPort || d.Literal.IsValid() && r.Addr.IsValid() && d.Literal != r.Addr {
 		if len(e.Grants) > 0 {
 			t.Fatalf("%+v: grants were considered: %+v", r, e)
 		}
@@ -360,8 +360,12 @@ func checkExplanation(t *testing.T, p *Policy, r Request) {
 		}
 	}
 	user := slices.IndexFunc(e.User, failed)
+	proof := slices.IndexFunc(e.Proof, failed)
+	narrow := proof >= 0 && (e.Proof[proof].Reason == KeyNoForwarding || e.Proof[proof].Reason == KeyNotPermitted) // judged last
 	holding := slices.IndexFunc(e.Grants, func(g GrantStep) bool { return g.Fits && g.Holds })
 	switch {
+	case proof >= 0 && !narrow:
+		want = e.Proof[proof].Reason
 	case r.Addr.IsValid() && e.Fence.Reason != "":
 		want = e.Fence.Reason
 	case fitting < 0 && within:
@@ -369,6 +373,11 @@ func checkExplanation(t *testing.T, p *Policy, r Request) {
 	case fitting < 0:
 	case user >= 0:
 		want = e.User[user].Reason
+	case narrow:
+		want = e.Proof[proof].Reason
+		if e.Proof[proof].Detail != d.Detail {
+			t.Fatalf("%+v: %q, but %q", r, d.Detail, e.Proof[proof].Detail)
+		}
 	case holding < 0:
 		want = e.Grants[fitting].Failed
 		if e.Grants[fitting].Detail != d.Detail {
