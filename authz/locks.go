@@ -213,14 +213,30 @@ func (p *Policy) revocation(r *Request) string {
 	if l := p.locked[Lock{Key: c.AuthorityKey}]; l != nil {
 		return fmt.Sprintf("the key of the authority %s is revoked%s", c.Authority, l.since())
 	}
-	if c.Serial != 0 {
-		for _, of := range []string{"", c.Authority} {
-			if l := p.locked[Lock{Serial: c.Serial, Authority: of}]; l != nil {
-				return fmt.Sprintf("the certificate with serial %d is revoked%s", c.Serial, l.since())
-			}
-		}
+	if l := p.lockOfSerial(c); l != nil {
+		return fmt.Sprintf("the certificate with serial %d is revoked%s", c.Serial, l.since())
 	}
 	return p.listed(c.cert)
+}
+
+// lockOfSerial returns the lock of a certificate's serial, or nil. One key may
+// have several names: that of the authority, those of lines in authorized_keys,
+// and the one that it had at the login.
+func (p *Policy) lockOfSerial(c *Cert) *Lock {
+	if c.Serial == 0 {
+		return nil
+	}
+	for _, of := range [...]string{"", c.Authority} {
+		if l := p.locked[Lock{Serial: c.Serial, Authority: of}]; l != nil {
+			return l
+		}
+	}
+	for _, a := range p.keys.authorities[c.AuthorityKey] {
+		if l := p.locked[Lock{Serial: c.Serial, Authority: a.name}]; l != nil {
+			return l
+		}
+	}
+	return nil
 }
 
 // lockedDown says why nothing may begin, or returns "". What runs goes on.
@@ -323,6 +339,9 @@ func ParseLocks(r io.Reader, filename string) (*Locks, strictyaml.Problems) {
 			if key.String(&lock.Key) && !isFingerprint(lock.Key) {
 				key.Errorf("%s is not a fingerprint", quote(lock.Key)).Hint = "ssh-keygen -lf FILE prints it: SHA256:…"
 			}
+			if n := m.Get("authority"); n != nil {
+				n.Key().Errorf("authority is about a serial, and this is a key").Hint = "leave it out: a key is revoked whoever has signed it"
+			}
 		default:
 			var s string
 			if serial.StringOrInt(&s) {
@@ -358,5 +377,6 @@ func (l *Lock) parseCircumstances(m strictyaml.Map) {
 func isFingerprint(s string) bool {
 	digest, ok := strings.CutPrefix(s, "SHA256:")
 	sum, err := base64.RawStdEncoding.DecodeString(digest)
-	return ok && err == nil && len(sum) == sha256.Size
+	// One digest can be written in several ways, and keys are found by this one.
+	return ok && err == nil && len(sum) == sha256.Size && base64.RawStdEncoding.EncodeToString(sum) == digest
 }
