@@ -2,7 +2,6 @@ package authz
 
 import (
 	"fmt"
-	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -21,6 +20,7 @@ type Cert struct {
 	Serial       uint64
 
 	cert          *ssh.Certificate
+	key           string   // fingerprint of the key that it is of
 	names         []string // principals
 	from          networks // source-address; empty: from anywhere
 	fromText      []string
@@ -47,11 +47,15 @@ type authority struct {
 	// and for nobody else.
 	user    *user
 	options narrowing
+	refused string // why the line cannot be honoured, and so no certificate of the key proves him
 }
 
 // vouchesFor reports whether a certificate of the authority with these
 // principals is the user's.
 func (a *authority) vouchesFor(name string, principals []string) bool {
+	if a.refused != "" {
+		return false
+	}
 	if a.user != nil {
 		if a.user.name != name {
 			return false
@@ -68,23 +72,18 @@ func (a *authority) vouchesFor(name string, principals []string) bool {
 // matchName reports whether a pattern, in which "*" stands for any text,
 // matches the whole name of a user.
 func matchName(pattern, name string) bool {
-	parts := strings.Split(pattern, "*")
-	first, last := parts[0], parts[len(parts)-1]
-	if len(parts) == 1 {
+	part, rest, star := strings.Cut(pattern, "*")
+	if !star {
 		return pattern == name
 	}
-	rest, ok := strings.CutPrefix(name, first)
-	if !ok {
-		return false
-	}
-	for _, part := range parts[1 : len(parts)-1] {
-		_, after, found := strings.Cut(rest, part)
-		if !found {
-			return false
+	name, ok := strings.CutPrefix(name, part)
+	for ok {
+		if part, rest, star = strings.Cut(rest, "*"); !star {
+			return strings.HasSuffix(name, part)
 		}
-		rest = after
+		_, name, ok = strings.Cut(name, part) // the first is as good as any
 	}
-	return strings.HasSuffix(rest, last)
+	return false
 }
 
 // caSignatures are those by which an authority may sign. SHA-1 is not among
@@ -110,16 +109,30 @@ func (p *Policy) identifyCert(cert *ssh.Certificate) (id Identity, reason Reason
 	if why != "" {
 		return Identity{}, BadCert, fmt.Sprintf("the certificate %s: %s", certWords(cert), why)
 	}
-	names, a := p.certNames(all, cert.ValidPrincipals)
+	names, by := p.certNames(all, cert.ValidPrincipals)
 	switch len(names) {
 	case 0:
 		return Identity{}, CertPrincipals, fmt.Sprintf("the certificate %s names nobody whom its authority %s may vouch for: its principals are %s", certWords(cert), quote(all[0].name), principalWords(cert))
 	case 1:
 	default:
-		return Identity{}, CertPrincipals, fmt.Sprintf("the certificate %s names several users: %s", certWords(cert), strings.Join(names[:min(len(names), 8)], ", "))
+		return Identity{}, CertPrincipals, fmt.Sprintf("the certificate %s names several users: %s", certWords(cert), some(names))
 	}
-	c.Authority, c.AuthorityKey = a.name, signer
-	return Identity{User: names[0], Key: ssh.FingerprintSHA256(cert.Key), Cert: c}, "", ""
+	if why := refusedFor(names[0], all); why != "" {
+		return Identity{}, KeyUnsupported, why
+	}
+	c.Authority, c.AuthorityKey = by.name, signer
+	return Identity{User: names[0], Key: c.key, Cert: c}, "", ""
+}
+
+// refusedFor says why a line of the user's authorized_keys lets none of these
+// authorities vouch for him, or returns "".
+func refusedFor(name string, all []*authority) string {
+	for _, a := range all {
+		if a.refused != "" && a.user.name == name {
+			return a.refused
+		}
+	}
+	return ""
 }
 
 // certNames returns the users whom a certificate with these principals is of,
@@ -134,8 +147,8 @@ func (p *Policy) certNames(all []*authority, principals []string) (names []strin
 			if !nameForm.MatchString(name) || !a.vouchesFor(name, principals) || slices.Contains(names, name) {
 				continue
 			}
-			if other := p.folded[strings.ToLower(name)]; other != "" && other != name {
-				continue // who is not quite a user is nobody
+			if p.isAlmostUser(name) {
+				continue
 			}
 			if names = append(names, name); by == nil {
 				by = a
@@ -145,8 +158,33 @@ func (p *Policy) certNames(all []*authority, principals []string) (names []strin
 	return names, by
 }
 
+// isAlmostUser reports whether a name differs from a user's only in upper and
+// lower case. Who is not quite a user is nobody.
+func (p *Policy) isAlmostUser(name string) bool {
+	if p.users[name] != nil {
+		return false
+	}
+	var buf [64]byte // as long as names are
+	lower := buf[:0]
+	for i := range len(name) {
+		c := name[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		lower = append(lower, c)
+	}
+	return p.folded[string(lower)] != ""
+}
+
+const (
+	maxPrincipals = 256          // as many as OpenSSH takes in a certificate
+	lastSecond    = 253402300799 // of the year 9999: what is later has no form as a date
+)
+
 // readCert judges what a certificate says of itself, whoever it names: all
-// that no time changes. It checks the authority's signature.
+// that no time changes. Whoever knows an authority's public key can make a
+// certificate that seems to be signed by it, so nothing that takes long is
+// done before its signature is known to be good.
 func readCert(cert *ssh.Certificate) (c *Cert, why string) {
 	c = &Cert{KeyID: cert.KeyId, Serial: cert.Serial, cert: cert, names: cert.ValidPrincipals}
 	if cert.CertType != ssh.UserCert {
@@ -161,43 +199,73 @@ func readCert(cert *ssh.Certificate) (c *Cert, why string) {
 		}
 		return nil, "its authority signed it with " + quote(cert.Signature.Format)
 	}
-	if len(cert.ValidPrincipals) == 0 {
+	switch n := len(cert.ValidPrincipals); {
+	case n == 0:
 		return nil, "it has no principals, and would be anybody's"
+	case n > maxPrincipals:
+		return nil, fmt.Sprintf("it has more than %d principals", maxPrincipals)
 	}
-	for _, option := range slices.Sorted(maps.Keys(cert.CriticalOptions)) {
-		switch value := cert.CriticalOptions[option]; option {
-		case "source-address":
-			if c.from, c.fromText, why = parseSourceAddress(value); why != "" {
-				return nil, why
-			}
-		case "force-command":
-			c.noSessions = true
-		case "verify-required":
-			return nil, "it demands verify-required, a PIN, which cannot be checked here"
-		default:
-			return nil, "its critical option " + quote(option) + " is not supported"
-		}
+	if why := unknownOption(cert); why != "" {
+		return nil, why
 	}
 	if _, ok := cert.Extensions["permit-port-forwarding"]; !ok {
 		return nil, "it does not have permit-port-forwarding"
 	}
-	_, c.untouched = cert.Extensions["no-touch-required"]
-	if cert.ValidAfter > math.MaxInt64 || cert.ValidBefore <= cert.ValidAfter {
-		return nil, "it is valid at no time"
-	}
-	c.after = time.Unix(int64(cert.ValidAfter), 0)
-	if cert.ValidBefore < math.MaxInt64 { // all above is for ever, CertTimeInfinity too
-		c.before = time.Unix(int64(cert.ValidBefore), 0)
+	if why := c.readValidity(cert); why != "" {
+		return nil, why
 	}
 	// All but the signature is judged above, and stricter.
 	checker := ssh.CertChecker{
-		SupportedCriticalOptions: []string{"source-address", "force-command"},
+		SupportedCriticalOptions: certOptions,
 		Clock:                    func() time.Time { return c.after },
 	}
 	if err := checker.CheckCert(cert.ValidPrincipals[0], cert); err != nil {
 		return nil, "its authority's signature is not good"
 	}
+	if addresses, ok := cert.CriticalOptions["source-address"]; ok {
+		if c.from, c.fromText, why = parseSourceAddress(addresses); why != "" {
+			return nil, why
+		}
+	}
+	_, c.noSessions = cert.CriticalOptions["force-command"]
+	_, c.untouched = cert.Extensions["no-touch-required"]
+	c.key = ssh.FingerprintSHA256(cert.Key)
 	return c, ""
+}
+
+// certOptions are the critical options that are honoured.
+var certOptions = []string{"source-address", "force-command"}
+
+// unknownOption says which critical option is not honoured, or returns "".
+func unknownOption(cert *ssh.Certificate) string {
+	first := ""
+	for option := range cert.CriticalOptions {
+		if !slices.Contains(certOptions, option) && (first == "" || option < first) {
+			first = option
+		}
+	}
+	switch {
+	case first == "verify-required":
+		return "it demands verify-required, a PIN, which cannot be checked here"
+	case first != "":
+		return "its critical option " + quote(first) + " is not supported"
+	}
+	return ""
+}
+
+// readValidity reads from when until when a certificate is valid.
+func (c *Cert) readValidity(cert *ssh.Certificate) (why string) {
+	switch {
+	case cert.ValidAfter > lastSecond || cert.ValidBefore <= cert.ValidAfter:
+		return "it is valid at no time"
+	case cert.ValidBefore > math.MaxInt64 && cert.ValidBefore != ssh.CertTimeInfinity:
+		return "the end of its validity is no time"
+	}
+	c.after = time.Unix(int64(cert.ValidAfter), 0)
+	if cert.ValidBefore <= lastSecond { // what is later is for ever
+		c.before = time.Unix(int64(cert.ValidBefore), 0)
+	}
+	return ""
 }
 
 func certTime(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 MST") }
@@ -214,6 +282,8 @@ func parseSourceAddress(s string) (nets networks, texts []string, why string) {
 				return nil, nil, "its source-address " + quote(s) + " cannot be read"
 			}
 			prefix = netip.PrefixFrom(addr, addr.BitLen())
+		} else if prefix != prefix.Masked() { // sshd refuses such a list, too
+			return nil, nil, "its source-address " + quote(s) + " has bits set beyond the length of a network"
 		}
 		all, texts = append(all, prefix), append(texts, word)
 	}
@@ -245,8 +315,18 @@ type vouched struct {
 // changed since the login: the authority must still vouch for him.
 func (p *Policy) certHolder(r *Request) (u *user, options narrowing, reason Reason, detail string) {
 	u = p.named(r.User)
+	all := p.keys.authorities[r.Cert.AuthorityKey]
+	if r.Key != r.Cert.key {
+		return u, nil, KeyRemoved, fmt.Sprintf("the certificate is not of the key %s", quote(r.Key))
+	}
+	if why := refusedFor(r.User, all); why != "" {
+		return u, nil, KeyUnsupported, why
+	}
+	if p.isAlmostUser(r.User) {
+		return u, nil, AuthorityRemoved, fmt.Sprintf("%s differs from a user only in upper and lower case", quote(r.User))
+	}
 	var by *authority
-	for _, a := range p.keys.authorities[r.Cert.AuthorityKey] {
+	for _, a := range all {
 		if !a.vouchesFor(r.User, r.Cert.names) {
 			continue
 		}

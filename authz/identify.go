@@ -3,7 +3,6 @@ package authz
 import (
 	"fmt"
 	"net/netip"
-	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -108,7 +107,7 @@ func (p *Policy) standing(r *Request) (*user, standing) {
 		s.reason, s.detail = Locked, fmt.Sprintf("%s is locked%s", r.User, lock.since())
 	} else if why := p.revocation(r); why != "" {
 		s.reason, s.detail = Revoked, why
-	} else if why := p.shut[r.User]; why != "" && r.Key != AnyKey {
+	} else if why := p.shut[r.User]; why != "" {
 		s.reason, s.detail = KeyFileUnusable, why
 	} else if s.reason == "" {
 		s.judge(r)
@@ -123,7 +122,7 @@ func (s *standing) judge(r *Request) {
 		switch {
 		case o.From != nil && !o.From.Match(sourceOf(r)):
 			s.refuse(KeyNotFrom, "the key is allowed from %s; %s", o.From, clientOf(r))
-		case !o.Expiry.IsZero() && !(before(r, o.Expiry)):
+		case !o.Expiry.IsZero() && !before(r, o.Expiry):
 			s.refuse(KeyExpired, "the key is allowed until %s", o.Expiry.Format("2006-01-02 15:04:05 MST"))
 		case !o.Expiry.IsZero():
 			s.next = earlier(s.next, o.Expiry)
@@ -132,10 +131,12 @@ func (s *standing) judge(r *Request) {
 	if c := r.Cert; c != nil {
 		switch {
 		case len(c.from) > 0 && !c.from.contains(sourceOf(r)):
-			s.refuse(CertNotFrom, "the certificate is for clients at %s; %s", strings.Join(c.fromText, ", "), clientOf(r))
+			s.refuse(CertNotFrom, "the certificate is for clients at %s; %s", some(c.fromText), clientOf(r))
 		case r.Time.IsZero() || r.Time.Before(c.after):
 			s.refuse(CertNotYet, "the certificate is valid from %s on", certTime(c.after))
-			s.next = earlier(s.next, c.after)
+			if !r.Time.IsZero() {
+				s.next = earlier(s.next, c.after)
+			}
 		case !c.before.IsZero() && !r.Time.Before(c.before):
 			s.refuse(CertExpired, "the certificate was valid until %s", certTime(c.before))
 		default:

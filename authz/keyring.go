@@ -56,6 +56,21 @@ func (k *keyring) add(blob string, c *credential) {
 	k.byFingerprint[c.fingerprint] = c
 }
 
+// refuse makes a key prove nothing and vouch for nothing as far as the user is
+// concerned, wherever else it stands: a line that cannot be honoured might
+// narrow it.
+func (k *keyring) refuse(key ssh.PublicKey, u *user, why string) {
+	if c := k.find(key); c != nil && c.user == u && c.refused == "" {
+		both := *c // it may be the policy's, which stays as it is
+		both.refused = why
+		k.add(string(key.Marshal()), &both)
+	}
+	fingerprint := ssh.FingerprintSHA256(key)
+	if all := k.authorities[fingerprint]; len(all) > 0 {
+		k.authorities[fingerprint] = append(all, &authority{name: all[0].name, key: key, fingerprint: fingerprint, user: u, refused: why})
+	}
+}
+
 // clone returns a copy that can be added to.
 func (k *keyring) clone() keyring {
 	out := keyring{
@@ -117,13 +132,6 @@ func (p *Policy) WithKeys(files []KeyFile) (*Policy, strictyaml.Problems) {
 			q.shut[u.name] = fmt.Sprintf("the keys of %s are refused: %s %s", u.name, f.Name, f.Unusable)
 			continue
 		}
-		for _, r := range f.Refused {
-			if c := q.keys.find(r.Key); c != nil && c.user == u {
-				both := *c
-				both.refused = fmt.Sprintf("the key is refused at %s:%d: %s", f.Name, r.Line, r.Why)
-				q.keys.add(string(r.Key.Marshal()), &both)
-			}
-		}
 		for i := range f.Keys {
 			e := &f.Keys[i]
 			if e.Options.CertAuthority {
@@ -158,12 +166,15 @@ func (p *Policy) WithKeys(files []KeyFile) (*Policy, strictyaml.Problems) {
 				warn(f, e.Line, "the key is refused: it is the key of %s", c.user.name)
 			}
 		}
+		for _, r := range f.Refused {
+			q.keys.refuse(r.Key, u, fmt.Sprintf("the key is refused at %s:%d: %s", f.Name, r.Line, r.Why))
+		}
 	}
 	q.revoke()
 	return &q, problems
 }
 
-// targets says why the options do not allow a target, or returns "". They
+// refuses says why the options do not allow a target, or returns "". They
 // compare the host as it was asked for with the host as it is written, as
 // OpenSSH's permitopen does, both in normal form.
 func (n narrowing) refuses(host string, port uint32) (Reason, string) {

@@ -144,11 +144,11 @@ func (p *Policy) Decide(r Request) Decision {
 	}
 	host, literal, msg := parseHost(r.Host)
 	if msg != "" {
-		return Decision{Reason: BadHost, Policy: p.hash, Detail: quote(r.Host) + ": " + msg}
+		return Decision{Reason: BadHost, Detail: quote(r.Host) + ": " + msg, Next: s.next, Policy: p.hash}
 	}
 	d := Decision{Host: host, Literal: literal, Policy: p.hash}
 	if r.Port < 1 || r.Port > 65535 {
-		d.Reason, d.Detail = BadPort, fmt.Sprintf("the port %d is not between 1 and 65535", r.Port)
+		d.Reason, d.Detail, d.Next = BadPort, fmt.Sprintf("the port %d is not between 1 and 65535", r.Port), s.next
 		return d
 	}
 	q := query{Request: r, addr: literal, port: uint16(r.Port)}
