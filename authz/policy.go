@@ -498,28 +498,29 @@ type TargetView struct {
 	Ports []string
 }
 
-// Reach returns what the policy grants a user, in file order.
+// Reach returns what the policy grants a user, in file order. What comes with
+// a certificate, by the groups of its authority, only ReachOf tells.
 func (p *Policy) Reach(user string) []GrantView {
-	if u := p.user(user); u != nil {
-		return p.reach(u)
-	}
-	return nil
+	return p.reach(p.named(user))
 }
 
-// ReachOf is Reach for somebody as he has proved himself: by certificate he may
-// be in more groups, or be no user of the list at all.
+// ReachOf returns what the policy grants somebody who has proven who he is, in
+// file order. It is nil if his proof is no longer good.
 func (p *Policy) ReachOf(id Identity) []GrantView {
 	if p == nil {
 		return nil
 	}
 	u, _, reason, _ := p.holder(&Request{User: id.User, Key: id.Key, Cert: id.Cert})
-	if u == nil || reason != "" {
+	if reason != "" {
 		return nil
 	}
 	return p.reach(u)
 }
 
 func (p *Policy) reach(u *user) []GrantView {
+	if u == nil {
+		return nil
+	}
 	var ids []int32
 	for _, s := range u.subjects {
 		ids = append(ids, s.grants...)
@@ -539,28 +540,4 @@ func (p *Policy) reach(u *user) []GrantView {
 		}
 	}
 	return views
-}
-
-// Users returns the names of all users, sorted.
-func (p *Policy) Users() []string {
-	if p == nil {
-		return nil
-	}
-	return slices.Sorted(maps.Keys(p.users))
-}
-
-// CouldBe reports whether somebody could come as the user of a name: one that
-// the policy has, or whom one of its authorities could vouch for.
-func (p *Policy) CouldBe(name string) bool {
-	if p == nil || p.named(name) != nil {
-		return p != nil
-	}
-	for _, all := range p.written.authorities {
-		if slices.ContainsFunc(all, func(a *authority) bool {
-			return slices.ContainsFunc(a.principals, func(pattern string) bool { return matchName(pattern, name) })
-		}) {
-			return true
-		}
-	}
-	return false
 }

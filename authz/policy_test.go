@@ -347,6 +347,41 @@ func TestViews(t *testing.T) {
 	}
 }
 
+func TestReachByCertificate(t *testing.T) {
+	p := mustParseCerts(t, certPolicy)
+	names := func(views []GrantView) string {
+		var all []string
+		for _, v := range views {
+			all = append(all, v.Name)
+		}
+		return strings.Join(all, " ")
+	}
+	for _, tt := range []struct{ name, user, byName, byCert string }{
+		{"a user", "alice", "dev-web", "dev-web staff-wiki"},
+		{"somebody whom only a grant names", "carol", "dba-db", "dba-db staff-wiki"},
+		{"somebody whom nothing names", "zoe", "", "staff-wiki"},
+	} {
+		id := mustIdentify(t, p, makeCert(t, testSigner(corpCA), []string{tt.user}))
+		if got := names(p.Reach(tt.user)); got != tt.byName {
+			t.Errorf("%s, by name: %s", tt.name, got)
+		}
+		if got := names(p.ReachOf(id)); got != tt.byCert {
+			t.Errorf("%s, by certificate: %s", tt.name, got)
+		}
+		later := mustParseCerts(t, strings.Replace(certPolicy, `principals: ["*"]`, "principals: [nobody]", 1))
+		for _, p := range []*Policy{later, nil, {}} {
+			if got := p.ReachOf(id); got != nil {
+				t.Errorf("%s, by an authority that is none: %v", tt.name, got)
+			}
+		}
+	}
+	for id, want := range map[Identity]string{{User: "alice", Key: fingerprint(1)}: "dev-web", {User: "alice", Key: fingerprint(2)}: "", {User: "carol", Key: AnyKey}: ""} {
+		if got := names(p.ReachOf(id)); got != want {
+			t.Errorf("%+v: %s", id, got)
+		}
+	}
+}
+
 func TestWithOwn(t *testing.T) {
 	p := mustParse(t, testPolicy, testOptions)
 	if q := p.WithOwn(addrs("fd12::1", "::ffff:10.0.0.1", "10.0.0.1")); q != p {
