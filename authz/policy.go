@@ -541,3 +541,27 @@ func (p *Policy) reach(u *user) []GrantView {
 	}
 	return views
 }
+
+// Users returns the names of all users, sorted.
+func (p *Policy) Users() []string {
+	if p == nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(p.users))
+}
+
+// CouldBe reports whether somebody could come as the user of a name: one that
+// the policy has, or whom one of its authorities could vouch for.
+func (p *Policy) CouldBe(name string) bool {
+	if p == nil || p.named(name) != nil {
+		return p != nil
+	}
+	for _, all := range p.written.authorities {
+		if slices.ContainsFunc(all, func(a *authority) bool {
+			return slices.ContainsFunc(a.principals, func(pattern string) bool { return matchName(pattern, name) })
+		}) {
+			return true
+		}
+	}
+	return false
+}
