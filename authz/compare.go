@@ -1,7 +1,6 @@
 package authz
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -186,7 +185,12 @@ func (g *grant) words() string {
 func (t *target) words() string {
 	s := fmt.Sprintf("%s (%s port %s", t.name, strings.Join(t.hosts, ", "), strings.Join(t.portsAsWritten, ", "))
 	for i, w := range t.within {
-		s += cmp.Or(map[bool]string{true: ", within "}[i == 0], ", ") + w.String()
+		if i == 0 {
+			s += ", within "
+		} else {
+			s += ", "
+		}
+		s += w.String()
 	}
 	return s + ")"
 }

@@ -47,6 +47,9 @@ waited for.`,
 				if l := locks.Has(what); l != nil {
 					return nil, "user " + args[0] + " is locked already", nil
 				}
+				if !userForm.MatchString(args[0]) {
+					return nil, "", failf("", "%q is not a name that a user can have", args[0])
+				}
 				if err := knownUser(s, args[0]); err != nil && !anyway {
 					return nil, "", err
 				}
@@ -164,10 +167,11 @@ func whatToRevoke(args []string, file, authority string, in io.Reader) (authz.Lo
 		return authz.Lock{}, usagef("leave --authority away, or give a serial", "--authority is about a serial, and %q is none", args[0])
 	}
 	digest := strings.TrimRight(strings.TrimPrefix(args[0], "SHA256:"), "=")
-	if sum, err := base64.RawStdEncoding.DecodeString(digest); err != nil || len(sum) != 32 {
+	sum, err := base64.RawStdEncoding.DecodeString(digest)
+	if err != nil || len(sum) != 32 {
 		return authz.Lock{}, usagef(hint, "%q is neither a fingerprint nor a serial", args[0])
 	}
-	return authz.Lock{Key: "SHA256:" + digest}, nil
+	return authz.Lock{Key: "SHA256:" + base64.RawStdEncoding.EncodeToString(sum)}, nil // in the one form that keys are compared in
 }
 
 func newLockdown(std stdio) *cobra.Command {
@@ -268,6 +272,10 @@ func (c *lockCommand) tellServer(ctx context.Context, std stdio, s *setup, said 
 	err := s.call(ctx, "POST", "/v1/locks", nil, &done)
 	switch {
 	case errors.Is(err, admin.ErrNotRunning):
+		if s.settings.Admin.Socket == "" {
+			fmt.Fprintf(std.out, "%s; a server that runs follows the file, and has no admin.socket to say so\n", said)
+			return nil
+		}
 		fmt.Fprintf(std.out, "%s; no server answers here, and the next one begins with it\n", said)
 		return nil
 	case err != nil:
