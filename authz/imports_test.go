@@ -17,8 +17,8 @@ func TestImports(t *testing.T) {
 		".":          {"bytes", "crypto/rsa", "crypto/sha256", "encoding/base64", "encoding/hex", "errors", "fmt", "io", "maps", "math", "net/netip", "regexp", "slices", "strconv", "strings", "time", "golang.org/x/crypto/ssh", "sekisho/authz/strictyaml", "sekisho/authz/authkeys", "sekisho/authz/krl"},
 		"authkeys":   {"cmp", "crypto/rsa", "encoding/base64", "fmt", "io", "net/netip", "slices", "strconv", "strings", "time", "unicode", "unicode/utf8", "golang.org/x/crypto/ssh", "sekisho/authz/strictyaml"},
 		"krl":        {"bytes", "cmp", "crypto/sha1", "crypto/sha256", "encoding/base64", "encoding/binary", "errors", "fmt", "math", "math/bits", "slices", "strconv", "strings", "time", "unicode", "unicode/utf8", "golang.org/x/crypto/ssh"},
-		"strictyaml": {"bytes", "cmp", "errors", "fmt", "io", "math", "regexp", "slices", "strconv", "strings", "time", "unicode/utf8", "go.yaml.in/yaml/v3"},
 		"policyedit": {"bytes", "cmp", "fmt", "regexp", "slices", "strconv", "strings", "time", "unicode", "unicode/utf8", "golang.org/x/crypto/ssh", "sekisho/authz/strictyaml"},
+		"strictyaml": {"cmp", "errors", "fmt", "io", "iter", "math", "regexp", "slices", "strconv", "strings", "time", "unicode/utf8", "go.yaml.in/yaml/v3"},
 	}
 	for dir, paths := range allowed {
 		files, err := filepath.Glob(filepath.Join(dir, "*.go"))

@@ -1,6 +1,7 @@
 package strictyaml
 
 import (
+	"iter"
 	"math"
 	"regexp"
 	"slices"
@@ -46,17 +47,23 @@ func (k Kind) String() string {
 // value that is absent.
 type Node struct {
 	Kind   Kind
+	quoted bool  // a scalar that cannot be read as another kind
+	bad    bool  // a problem of it is noted already: readers are silent
+	what   int32 // the key that messages name it by, one of doc.names
 	Line   int
 	Column int
 
-	doc    *document
-	key    *Node   // the key it is the value of; nil for items and keys
-	what   string  // the key that messages name it by
-	value  string  // of a scalar
-	quoted bool    // a scalar that cannot be read as another kind
-	items  []*Node // of a list; the values of a mapping
-	bad    bool    // a problem of it is noted already: readers are silent
+	// Where the key is that it is the value of; 0 for items and keys. A node
+	// of its own for each key would nearly double a large tree.
+	keyLine, keyColumn int32
+
+	doc   *document
+	value string  // of a scalar
+	items []*Node // of a list; the values of a mapping
 }
+
+// name returns the key that messages name the node by.
+func (n *Node) name() string { return n.doc.names[n.what] }
 
 // Problems returns everything found in the file until now, by Parse, by the
 // readers, and by Errorf and Warnf.
@@ -84,10 +91,10 @@ func (n *Node) Warnf(format string, args ...any) *Problem {
 // Key returns the key that n is the value of, to place a problem there. It
 // returns n itself if there is none.
 func (n *Node) Key() *Node {
-	if n == nil || n.key == nil {
+	if n == nil || n.keyLine == 0 {
 		return n
 	}
-	return n.key
+	return &Node{Kind: String, Line: int(n.keyLine), Column: int(n.keyColumn), doc: n.doc, value: n.name()}
 }
 
 // Children returns the items of a list, or the values of a mapping, as the text
@@ -114,7 +121,7 @@ func (n *Node) wants(what, hint string) {
 	if n.bad {
 		return
 	}
-	subject := n.what
+	subject := n.name()
 	if subject == "" {
 		subject = "this"
 	}
@@ -140,59 +147,67 @@ func brief(s string) string {
 
 // A Map is a mapping with the keys that are known in its place.
 type Map struct {
-	node     *Node
-	values   map[string]*Node
-	misspelt map[string]bool // the known keys that an unknown one was meant for
+	node     *Node    // nil: it is absent, or no mapping
+	misspelt []string // the known keys that an unknown one was meant for
 }
 
 // Map reads a mapping. Keys other than the known ones are problems, with the
 // nearest known key as the hint.
 func (n *Node) Map(known ...string) Map {
-	m := Map{node: n}
 	if n == nil {
-		return m
+		return Map{}
 	}
 	if n.Kind != Mapping {
 		n.wants("a mapping (key: value)", "")
-		return m
+		return Map{}
 	}
-	m.values, m.misspelt = make(map[string]*Node, len(n.items)), map[string]bool{}
+	m := Map{node: n}
 	for _, v := range n.items {
-		if name := v.key.value; slices.Contains(known, name) {
-			m.values[name] = v
-		} else {
-			p := v.key.Errorf("unknown key %q", name)
-			meant := Suggest(name, known)
-			if meant == "" {
-				p.Hint = "known here: " + strings.Join(known, ", ")
-				continue
-			}
-			p.Hint = `did you mean "` + meant + `"?`
-			m.misspelt[meant] = true
+		name := v.name()
+		if slices.Contains(known, name) {
+			continue
 		}
+		p := v.Key().Errorf("unknown key %q", name)
+		meant := Suggest(name, known)
+		if meant == "" {
+			p.Hint = "known here: " + strings.Join(known, ", ")
+			continue
+		}
+		p.Hint = `did you mean "` + meant + `"?`
+		m.misspelt = append(m.misspelt, meant)
 	}
 	return m
 }
 
 // Get returns the value of a known key, or nil if it is absent.
-func (m Map) Get(key string) *Node { return m.values[key] }
+func (m Map) Get(key string) *Node {
+	if m.node == nil {
+		return nil
+	}
+	for _, v := range m.node.items {
+		if v.name() == key {
+			return v
+		}
+	}
+	return nil
+}
 
 // Require returns the value of a known key; its absence is a problem.
 func (m Map) Require(key string) *Node {
 	if m.Lacks(key) {
 		m.node.Errorf("%q is missing here", key)
 	}
-	return m.values[key]
+	return m.Get(key)
 }
 
 // Lacks reports whether the mapping is there and has none of these keys, not
 // even misspelt.
 func (m Map) Lacks(keys ...string) bool {
-	if m.values == nil || m.node.bad {
+	if m.node == nil || m.node.bad {
 		return false
 	}
 	for _, k := range keys {
-		if m.values[k] != nil || m.misspelt[k] {
+		if m.Get(k) != nil || slices.Contains(m.misspelt, k) {
 			return false
 		}
 	}
@@ -217,6 +232,21 @@ func (n *Node) Items() []*Node {
 		return nil
 	}
 	return n.items
+}
+
+// Drain is Items for the reader of a large list who needs each item once: it
+// lets go of them on the way, so that the tree shrinks as what is made of it
+// grows.
+func (n *Node) Drain() iter.Seq[*Node] {
+	items := n.Items()
+	return func(yield func(*Node) bool) {
+		for i, item := range items {
+			items[i] = nil
+			if !yield(item) {
+				return
+			}
+		}
+	}
 }
 
 // source returns a scalar about as it stands in the text.

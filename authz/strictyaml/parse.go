@@ -1,7 +1,6 @@
 package strictyaml
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -28,7 +27,7 @@ const (
 // go, but the text is to be used only if root.Problems().Err() is nil at the
 // end of the walk.
 func Parse(r io.Reader, filename string) (*Node, Problems) {
-	d := &document{file: filename}
+	d := newDocument(filename)
 	root := d.parse(r)
 	if root == nil && d.problems.Err() == nil {
 		d.add(0, 0, "the file could not be read") // never nil without a reason
@@ -41,6 +40,23 @@ type document struct {
 	file     string
 	lines    []string
 	problems problemSet
+	names    []string         // keys of mappings, each once; the first is ""
+	nameIDs  map[string]int32 // their places
+}
+
+func newDocument(filename string) *document {
+	return &document{file: filename, names: []string{""}, nameIDs: map[string]int32{"": 0}}
+}
+
+// nameID returns the place of a key in names.
+func (d *document) nameID(name string) int32 {
+	id, ok := d.nameIDs[name]
+	if !ok {
+		id = int32(len(d.names))
+		d.names = append(d.names, name)
+		d.nameIDs[name] = id
+	}
+	return id
 }
 
 func (d *document) add(line, column int, format string, args ...any) *Problem {
@@ -98,34 +114,42 @@ func (ps Problems) most(n int) Problems {
 }
 
 func (d *document) parse(r io.Reader) *Node {
-	text, err := io.ReadAll(io.LimitReader(r, MaxSize+1))
+	content, err := io.ReadAll(io.LimitReader(r, MaxSize+1))
 	switch {
 	case err != nil:
 		d.add(0, 0, "reading it: %v", err)
 		return nil
-	case len(text) > MaxSize:
+	case len(content) > MaxSize:
 		d.add(0, 0, "the file is larger than %d MiB", MaxSize>>20)
 		return nil
 	}
-	text = bytes.TrimPrefix(text, []byte("\ufeff")) // some editors leave this mark
+	text := strings.TrimPrefix(string(content), "\ufeff") // some editors leave this mark
 	if !d.scan(text) {
 		return nil
+	}
+	if pieces := cut(text, pieceSize); len(pieces) > 1 {
+		if root := d.readPieces(pieces); root != nil {
+			return root
+		}
 	}
 	y := d.decode(text)
 	if y == nil {
 		return nil
 	}
-	return d.convert(y, nil, 0)
+	return d.convert(y, 0, 0)
 }
 
 // scan looks at the text itself, for what the YAML parser would not report
 // or not place. It returns false if the text is not to be parsed.
-func (d *document) scan(text []byte) bool {
+func (d *document) scan(text string) bool {
 	ok := true
-	d.lines = strings.Split(string(text), "\n")
+	d.lines = strings.Split(text, "\n")
 	for i, line := range d.lines {
 		line = strings.TrimSuffix(line, "\r")
 		d.lines[i] = line
+		if ordinary(line) {
+			continue
+		}
 		number, column := i+1, 0
 		indent, good := true, true
 		for j := 0; j < len(line); {
@@ -164,6 +188,16 @@ func (d *document) scan(text []byte) bool {
 	return ok
 }
 
+// ordinary reports whether scan has nothing to say of a line: most are.
+func ordinary(line string) bool {
+	for i := 0; i < len(line); i++ {
+		if line[i] < ' ' || line[i] > '~' {
+			return false
+		}
+	}
+	return !strings.HasPrefix(line, "%")
+}
+
 // hidden reports whether r is a character that an editor does not show, that
 // reorders the text around it, or that YAML takes for a line break where an
 // editor does not.
@@ -186,14 +220,14 @@ func hidden(r rune) bool {
 }
 
 // decode runs the YAML parser. It returns nil after an error.
-func (d *document) decode(text []byte) (root *yaml.Node) {
+func (d *document) decode(text string) (root *yaml.Node) {
 	defer func() {
 		if e := recover(); e != nil { // the parser panics on what it did not foresee
 			d.add(0, 0, "not understood as YAML: %.200q", fmt.Sprint(e))
 			root = nil
 		}
 	}()
-	dec := yaml.NewDecoder(bytes.NewReader(text))
+	dec := yaml.NewDecoder(strings.NewReader(text))
 	var doc, more yaml.Node
 	switch err := dec.Decode(&doc); {
 	case errors.Is(err, io.EOF):
@@ -289,30 +323,27 @@ func safe(s string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`), `\\`, `\`)
 }
 
-// char returns the character at a place, or 0.
-func (d *document) char(line, column int) byte {
+// has reports whether the character c is at a place.
+func (d *document) has(c byte, line, column int) bool {
 	if line < 1 || line > len(d.lines) {
-		return 0
+		return false
 	}
 	l := d.lines[line-1]
+	if strings.IndexByte(l, c) < 0 {
+		return false
+	}
 	for ; column > 1 && l != ""; column-- {
 		_, size := utf8.DecodeRuneInString(l)
 		l = l[size:]
 	}
-	if l == "" {
-		return 0
-	}
-	return l[0]
+	return l != "" && l[0] == c
 }
 
 var leadingZero = regexp.MustCompile(`^[-+]?0[0-9_]+(\.[0-9_]*)?$`)
 
 // convert makes nodes of yaml's, noting everything that the subset leaves out.
-func (d *document) convert(y *yaml.Node, key *Node, depth int) *Node {
-	n := &Node{doc: d, key: key, Line: y.Line, Column: y.Column}
-	if key != nil {
-		n.what = key.value
-	}
+func (d *document) convert(y *yaml.Node, what int32, depth int) *Node {
+	n := &Node{doc: d, what: what, Line: y.Line, Column: y.Column}
 	if depth > maxDepth {
 		n.bad = true
 		d.add(y.Line, y.Column, "nested more than %d deep", maxDepth)
@@ -322,7 +353,7 @@ func (d *document) convert(y *yaml.Node, key *Node, depth int) *Node {
 		d.add(y.Line, y.Column, "anchors are not allowed").Hint = "write the value out where it is used"
 	}
 	// yaml.Node does not tell the tag "!", but no untagged node begins with that character.
-	if y.Style&yaml.TaggedStyle != 0 || d.char(y.Line, y.Column) == '!' {
+	if y.Style&yaml.TaggedStyle != 0 || d.has('!', y.Line, y.Column) {
 		n.bad = true
 		d.add(y.Line, y.Column, "tags are not allowed").Hint = "quote what is text"
 	}
@@ -334,12 +365,7 @@ func (d *document) convert(y *yaml.Node, key *Node, depth int) *Node {
 		d.scalar(n, y)
 	case yaml.SequenceNode:
 		n.Kind = List
-		n.items = make([]*Node, 0, len(y.Content))
-		for _, c := range y.Content {
-			item := d.convert(c, nil, depth+1)
-			item.what = n.what
-			n.items = append(n.items, item)
-		}
+		d.list(n, y, depth)
 	case yaml.MappingNode:
 		n.Kind = Mapping
 		d.mapping(n, y, depth)
@@ -367,35 +393,78 @@ func (d *document) scalar(n *Node, y *yaml.Node) {
 	case "!!float":
 		n.Kind = Float
 	}
-	if leadingZero.MatchString(y.Value) {
+	if strings.HasPrefix(strings.TrimLeft(y.Value, "+-"), "0") && leadingZero.MatchString(y.Value) {
 		n.bad = true
 		d.add(y.Line, y.Column, "the number %s has leading zeros", y.Value).Hint = "some programs would read it as octal; leave them out, or quote what is text"
 	}
 }
 
-func (d *document) mapping(n *Node, y *yaml.Node, depth int) {
-	lines := make(map[string]int, len(y.Content)/2)
+// list adds the items of y to a list.
+func (d *document) list(n *Node, y *yaml.Node, depth int) {
+	n.items = slices.Grow(n.items, len(y.Content))
+	for _, c := range y.Content {
+		item := d.convert(c, 0, depth+1)
+		item.what = n.what
+		n.items = append(n.items, item)
+	}
+}
+
+// mapping adds the entries of y to a mapping. It returns the value of the last
+// one, whatever becomes of it.
+func (d *document) mapping(n *Node, y *yaml.Node, depth int) (last *Node) {
+	n.items = slices.Grow(n.items, len(y.Content)/2)
+	earlier := n.finder(len(n.items) + len(y.Content)/2)
 	for i := 0; i+1 < len(y.Content); i += 2 {
-		ky := y.Content[i]
+		ky, vy := y.Content[i], y.Content[i+1]
 		if ky.Kind == yaml.ScalarNode && ky.Tag == "!!merge" {
 			d.add(ky.Line, ky.Column, "merge keys are not allowed").Hint = "write the values out"
-			d.convert(y.Content[i+1], nil, depth+1) // for its problems
+			last = d.convert(vy, 0, depth+1) // for its problems
 			continue
 		}
-		k := d.convert(ky, nil, depth+1)
+		k := d.convert(ky, 0, depth+1)
 		if !k.bad && k.Kind != String {
 			k.bad = true
 			d.add(k.Line, k.Column, "a key must be text, not %s", k.Kind).Hint = "quote it"
 		}
-		v := d.convert(y.Content[i+1], k, depth+1)
 		if k.bad {
+			last = d.convert(vy, 0, depth+1)
 			continue
 		}
-		if line, ok := lines[k.value]; ok {
+		what := d.nameID(k.value)
+		last = d.convert(vy, what, depth+1)
+		last.keyLine, last.keyColumn = int32(k.Line), int32(k.Column)
+		if line := earlier(last); line != 0 {
 			d.add(k.Line, k.Column, "the key %q is already at line %d", k.value, line)
 			continue
 		}
-		lines[k.value] = k.Line
-		n.items = append(n.items, v)
+		n.items = append(n.items, last)
+	}
+	return last
+}
+
+// finder returns a function that tells the line at which a mapping has the key
+// of a value already, or 0. The mapping will have this many entries.
+func (n *Node) finder(size int) func(*Node) int32 {
+	const few = 16
+	if size <= few {
+		return func(v *Node) int32 {
+			for _, e := range n.items {
+				if e.what == v.what {
+					return e.keyLine
+				}
+			}
+			return 0
+		}
+	}
+	lines := make(map[int32]int32, size)
+	for _, e := range n.items {
+		lines[e.what] = e.keyLine
+	}
+	return func(v *Node) int32 {
+		line := lines[v.what]
+		if line == 0 {
+			lines[v.what] = v.keyLine
+		}
+		return line
 	}
 }
