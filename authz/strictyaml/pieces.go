@@ -24,8 +24,8 @@ type piece struct {
 // firstLine is how an entry of the mapping begins: its value may follow.
 var firstLine = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]*:([ \r\n]|$)`)
 
-// cut cuts a text into pieces, each as long as size at least, but the last. It
-// goes by the lines alone, so that whoever reads the pieces must see whether
+// cut cuts a text into pieces, each about as long as size, if the text is longer
+// than that. It goes by the lines alone, so that whoever reads the pieces must see whether
 // they are what they seem: a line in a quoted text can look like an item. It
 // returns nil for a text in a form of which it is not sure.
 func cut(text string, size int) (pieces []piece) {
@@ -67,7 +67,8 @@ func cut(text string, size int) (pieces []piece) {
 		default:
 			next.line = unknown
 		}
-		if next.line != unknown && offset-start >= size {
+		endOfList := p.column > 0 && next.column == 0
+		if next.line != unknown && (offset-start >= size || endOfList) {
 			p.text = text[start:offset]
 			pieces = append(pieces, p)
 			p, start = next, offset
@@ -96,13 +97,16 @@ func (d *document) readPieces(pieces []piece) *Node {
 	const mostEntries = 100 // in no file of ours there are more
 	var root, last *Node
 	column := 0 // of the items of last, if it is a list in lines of their own
-	for _, p := range pieces {
+	for i, p := range pieces {
 		before := len(d.problems)
 		y := d.decode(p.text)
 		if y == nil || len(d.problems) > before || y.Style != 0 || y.Anchor != "" {
 			return giveUp()
 		}
 		moveDown(y, p.line)
+		if i+1 < len(pieces) && end(y) > pieces[i+1].line {
+			return giveUp() // nothing, as the value after "? key" can be: its place is where the next thing begins
+		}
 		switch {
 		case p.column > 0 && y.Kind == yaml.SequenceNode && y.Column == p.column && column == p.column:
 			d.list(last, y, 1)
@@ -122,6 +126,14 @@ func (d *document) readPieces(pieces []piece) *Node {
 		}
 	}
 	return root
+}
+
+// end returns the line of the last node.
+func end(y *yaml.Node) int {
+	for len(y.Content) > 0 {
+		y = y.Content[len(y.Content)-1]
+	}
+	return y.Line
 }
 
 // moveDown adds to the lines of all nodes.

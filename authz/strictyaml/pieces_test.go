@@ -15,16 +15,18 @@ func tree(b *strings.Builder, n *Node) {
 	b.WriteString(")")
 }
 
-// read reads a text as a whole, or in pieces if it can be.
-func read(text string, inPieces bool) (result string, pieces int) {
+const whole = -1
+
+// read reads a text as a whole, or in pieces of a size if it can be.
+func read(text string, size int) (result string, pieces int) {
 	d := newDocument("f")
 	if !d.scan(text) {
 		return "", 0
 	}
 	scanned := len(d.problems)
 	var root *Node
-	if inPieces {
-		cuts := cut(text, 0)
+	if size != whole {
+		cuts := cut(text, size)
 		if root = d.readPieces(cuts); len(cuts) == 0 || root == nil {
 			if len(d.problems) != scanned {
 				return "noted a problem", 0
@@ -55,6 +57,7 @@ func TestPiecesAreReadAsTheWhole(t *testing.T) {
 		{"empty values", "a:\nb:\n  - \n  -\n  - x:\n  - y\nc:\n", 5},
 		{"problems", "a:\n  - 007\n  - {a: 1, a: 2}\na:\n  - &y 1\n  - !!str 2\nnull: 1\n", 5},
 		{"a list that is the value of another one's item", "a:\n  - - 1\n    - 2\n  - - 3\n", 2},
+		{"a key without a value", "a:\n  - ? b\n  - c\n", 0},
 		{"a tagged list", "a: !x\n  - 1\n  - 2\n", 0},
 		{"what looks like an item in quotes", "a:\n  - \"x\n  - y\"\n  - z\n", 0},
 		{"what looks like an item in brackets", "a:\n  - [x,\n  - y]\n", 0},
@@ -74,13 +77,13 @@ func TestPiecesAreReadAsTheWhole(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			whole, _ := read(tt.text, false)
-			got, pieces := read(tt.text, true)
+			want, _ := read(tt.text, whole)
+			got, pieces := read(tt.text, 0)
 			if pieces != tt.pieces {
 				t.Errorf("%d pieces, want %d: %+v", pieces, tt.pieces, cut(tt.text, 0))
 			}
-			if pieces > 0 && got != whole || pieces == 0 && got != "" {
-				t.Errorf("in pieces:\n%s\nas a whole:\n%s", got, whole)
+			if pieces > 0 && got != want || pieces == 0 && got != "" {
+				t.Errorf("in pieces:\n%s\nas a whole:\n%s", got, want)
 			}
 		})
 	}
@@ -88,8 +91,9 @@ func TestPiecesAreReadAsTheWhole(t *testing.T) {
 
 func TestALargeTextIsReadInPieces(t *testing.T) {
 	text := "a:\n" + strings.Repeat("  - {x: [1, \"2\"], y: z}\n", 50_000) + "b: 007\n"
-	if n := len(cut(text, pieceSize)); n < 3 {
-		t.Fatalf("%d pieces", n)
+	d := newDocument("f")
+	if pieces := cut(text, pieceSize); len(pieces) < 3 || !d.scan(text) || d.readPieces(pieces) == nil {
+		t.Fatalf("%d pieces", len(pieces))
 	}
 	root, ps := Parse(strings.NewReader(text), "f")
 	if len(root.Map("a", "b").Get("a").Items()) != 50_000 || len(ps) != 1 || ps[0].Line != 50_002 {
@@ -109,11 +113,13 @@ func FuzzPiecesAreReadAsTheWhole(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		whole, _ := read(text, false)
-		if got, pieces := read(text, true); pieces > 0 && got != whole {
-			t.Errorf("in pieces:\n%s\nas a whole:\n%s", got, whole)
-		} else if pieces == 0 && got != "" {
-			t.Error(got)
+		want, _ := read(text, whole)
+		for _, size := range []int{0, 7, 20} {
+			if got, pieces := read(text, size); pieces > 0 && got != want {
+				t.Errorf("in pieces of %d:\n%s\nas a whole:\n%s", size, got, want)
+			} else if pieces == 0 && got != "" {
+				t.Error(got)
+			}
 		}
 	})
 }
