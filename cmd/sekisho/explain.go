@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -36,7 +37,8 @@ first, the addresses of the host and what the fence says to each.
 
 DNS is asked only with --resolve. What is not said counts as unknown: without
 --from no condition on the source holds, and without --key it is asked about the
-user whatever his key, and no touch is shown.
+user whatever his key, and no touch is shown. The file after --key may be a
+certificate, such as id_ed25519-cert.pub.
 
 The exit status is 0 if it is allowed and 1 if not.`,
 		Example: `  sekisho explain alice rds:3306
@@ -59,7 +61,7 @@ The exit status is 0 if it is allowed and 1 if not.`,
 				}
 			}
 			if key != "" {
-				if err := ask.setKey(key, std.in); err != nil {
+				if err := ask.readProof(key, std.in); err != nil {
 					return err
 				}
 			}
@@ -92,7 +94,7 @@ The exit status is 0 if it is allowed and 1 if not.`,
 	f := cmd.Flags()
 	f.StringVar(&from, "from", "", "the `IP` address that the user connects from")
 	f.StringVar(&at, "at", "", "the `time` to decide for, in the policy's zone: 2027-03-31 18:30 (default: now)")
-	f.StringVar(&key, "key", "", "the `file` with the public key that the user logs in with")
+	f.StringVar(&key, "key", "", "the `file` with the public key, or the certificate, that the user logs in with")
 	f.BoolVar(&ask.resolve, "resolve", false, "ask DNS, where the server would")
 	f.BoolVar(&asJSON, "json", false, "print the explanation as JSON")
 	return cmd
@@ -127,11 +129,26 @@ func parseTime(s string, zone *time.Location) (time.Time, error) {
 // A question is what explain is asked.
 type question struct {
 	request authz.Request
+	cert    *ssh.Certificate // that the user logs in with; nil: none
 	resolve bool
 }
 
-func (q *question) setKey(file string, stdin io.Reader) error {
-	keys, err := readUserKeys(file, stdin)
+// readProof reads the key or certificate that the user logs in with.
+func (q *question) readProof(file string, stdin io.Reader) error {
+	text, err := readKeyText(file, stdin)
+	if err != nil {
+		return err
+	}
+	if cert, err := parseCert(text); cert != nil || err != nil {
+		q.cert = cert
+		if err != nil {
+			return failf("copy the whole line of the -cert.pub file again", "%s is a certificate that cannot be read: %v", file, err)
+		}
+		// That a signature shows a touch is wanted of a security key at the login.
+		q.request.Touch = strings.HasPrefix(cert.Key.Type(), "sk-")
+		return nil
+	}
+	keys, err := readUserKeys(file, bytes.NewReader(text))
 	if err != nil {
 		return err
 	}
@@ -143,12 +160,64 @@ func (q *question) setKey(file string, stdin io.Reader) error {
 	return nil
 }
 
+// readKeyText reads a file of keys; the name "-" is in. A file that cannot be
+// read is told of by readUserKeys, in its words.
+func readKeyText(path string, in io.Reader) ([]byte, error) {
+	if path == "-" {
+		text, err := io.ReadAll(io.LimitReader(in, mostBytes))
+		if err != nil {
+			return nil, failf("", "standard input cannot be read: %v", err)
+		}
+		return text, nil
+	}
+	text, _ := readFile(path)
+	return text, nil
+}
+
+// parseCert reads the one line of a -cert.pub file. It returns nothing for any
+// other text.
+func parseCert(text []byte) (*ssh.Certificate, error) {
+	line := strings.TrimSpace(string(text))
+	typ, _, _ := strings.Cut(line, " ")
+	if !strings.Contains(typ, "-cert-v0") || strings.Contains(line, "\n") {
+		return nil, nil
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
+	if err != nil {
+		return nil, err
+	}
+	cert, ok := key.(*ssh.Certificate)
+	if !ok {
+		return nil, errors.New("it is none")
+	}
+	return cert, nil
+}
+
+// identify finds out whose the certificate is, as a login does with the user
+// as its name. The decision is the refusal, if it is one.
+func (q *question) identify(policy *authz.Policy) (refused authz.Decision) {
+	if q.cert == nil {
+		return authz.Decision{}
+	}
+	id, reason, detail := policy.Identify(q.request.User, q.cert)
+	if reason == "" && id.User != q.request.User { // as a login it would be accepted, but it is not about this user
+		reason, detail = authz.OtherUser, fmt.Sprintf("the certificate is %s's", id.User)
+	}
+	if reason != "" {
+		return authz.Decision{Reason: reason, Detail: detail, Policy: policy.Hash()}
+	}
+	q.request.Key, q.request.Cert = id.Key, id.Cert
+	q.request.Touch = q.request.Touch && !id.Cert.Untouched()
+	return authz.Decision{}
+}
+
 // An answer is what explain prints.
 type answer struct {
 	User      string            `json:"user"`
 	Host      string            `json:"host"`
 	Port      uint32            `json:"port"`
 	Key       string            `json:"key,omitempty"`
+	Cert      *certLine         `json:"certificate,omitempty"`
 	Source    netip.Addr        `json:"source,omitzero"`
 	Time      time.Time         `json:"time"`
 	Effect    authz.Effect      `json:"effect"`
@@ -156,6 +225,13 @@ type answer struct {
 	Name      authz.Explanation `json:"name"`                // of the host and port as asked
 	Addresses []judged          `json:"addresses,omitempty"` // each on its own
 	Resolving string            `json:"resolving,omitempty"` // why there are no addresses
+}
+
+// A certLine is a certificate as explain and programs name it.
+type certLine struct {
+	KeyID     string `json:"key_id"`
+	Serial    uint64 `json:"serial"`
+	Authority string `json:"authority,omitempty"` // "": it was not found out whose it is
 }
 
 // judged is an address of the host, with its explanation.
@@ -167,17 +243,28 @@ type judged struct {
 
 // answer decides as a forward does: on the name, and on each of its addresses.
 func (q *question) answer(ctx context.Context, s *setup) *answer {
+	refused := q.identify(s.policy)
 	r := q.request
-	a := &answer{User: r.User, Host: r.Host, Port: r.Port, Source: r.Source, Time: r.Time, Name: s.policy.Explain(r)}
+	a := &answer{User: r.User, Host: r.Host, Port: r.Port, Source: r.Source, Time: r.Time}
+	if q.cert != nil {
+		a.Cert = &certLine{KeyID: q.cert.KeyId, Serial: q.cert.Serial}
+		if r.Cert != nil {
+			a.Cert.Authority = r.Cert.Authority
+		}
+	}
 	if r.Key != authz.AnyKey {
 		a.Key = r.Key
+	}
+	a.Name.Decision = refused
+	if refused.Reason == "" {
+		a.Name = s.policy.Explain(r)
 	}
 	d := a.Name.Decision
 	a.Effect, a.Reason = d.Effect, string(d.Reason)
 	if d.Effect != authz.Allow {
 		return a
 	}
-	addrs, from, err := q.addresses(ctx, s, d)
+	addrs, from, err := s.addresses(ctx, d.Host, d.Literal, d.DNS && q.resolve)
 	switch {
 	case err != nil && d.DNS && !q.resolve:
 		a.Resolving = "the name is not in the hosts file; DNS is asked with --resolve"
@@ -201,17 +288,19 @@ func (q *question) answer(ctx context.Context, s *setup) *answer {
 	return a
 }
 
-func (q *question) addresses(ctx context.Context, s *setup, d authz.Decision) ([]netip.Addr, string, error) {
-	if d.Literal.IsValid() {
-		return []netip.Addr{d.Literal}, "request", nil
+// addresses are those of a host in normal form, as a forward finds them, and
+// where from.
+func (s *setup) addresses(ctx context.Context, host string, literal netip.Addr, dns bool) ([]netip.Addr, string, error) {
+	if literal.IsValid() {
+		return []netip.Addr{literal}, "request", nil
 	}
-	addrs, err := s.hosts.LookupNetIP(ctx, "ip", d.Host)
-	if err == nil || !d.DNS || !q.resolve {
+	addrs, err := s.hosts.LookupNetIP(ctx, "ip", host)
+	if err == nil || !dns {
 		return addrs, "hosts", err
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.settings.Limits.DialTimeout)
 	defer cancel()
-	addrs, err = systemDNS.LookupNetIP(ctx, "ip", d.Host+".")
+	addrs, err = systemDNS.LookupNetIP(ctx, "ip", host+".")
 	return addrs, "dns", err
 }
 
@@ -223,7 +312,7 @@ func (a *answer) write(w io.Writer, zone *time.Location) error {
 	if a.Source.IsValid() {
 		source = " from " + a.Source.String()
 	}
-	verdict := "denied: " + authz.Reason(a.Reason).Words()
+	verdict := "denied: " + reasonWords(authz.Reason(a.Reason))
 	if a.Effect == authz.Allow {
 		verdict = fmt.Sprintf("allowed by grant %q", a.grant())
 	}
@@ -231,6 +320,10 @@ func (a *answer) write(w io.Writer, zone *time.Location) error {
 	say("%s to %s%s at %s: %s", a.User, target, source, a.Time.In(zone).Format("2006-01-02 15:04:05 MST"), verdict)
 	if detail := a.detail(); detail != "" && a.Effect != authz.Allow {
 		say("  %s", detail)
+	}
+	if len(a.Name.Proof) > 0 {
+		say("\n%s of %s:", a.proofWords(), a.User)
+		writeConditions(say, "  ", a.Name.Proof)
 	}
 	if len(a.Name.User) > 0 {
 		say("\nConditions of %s:", a.User)
@@ -246,13 +339,13 @@ func (a *answer) write(w io.Writer, zone *time.Location) error {
 		}
 	}
 	if len(a.Addresses) > 0 {
-		say("\nAddresses of %s, from %s:", a.Host, map[string]string{"hosts": "the hosts file", "dns": "DNS", "request": "the request itself"}[a.Addresses[0].From])
+		say("\nAddresses of %s, from %s:", a.Host, placeWords[a.Addresses[0].From])
 		for _, j := range a.Addresses {
 			d := j.Explanation.Decision
 			if d.Effect == authz.Allow {
 				say("  %s %s: allowed by grant %q", mark(true), j.Addr, d.Grant)
 			} else {
-				say("  %s %s: %s%s", mark(false), j.Addr, d.Reason.Words(), because(d.Detail))
+				say("  %s %s: %s%s", mark(false), j.Addr, reasonWords(d.Reason), because(d.Detail))
 			}
 		}
 	} else if a.Resolving != "" {
@@ -260,6 +353,40 @@ func (a *answer) write(w io.Writer, zone *time.Location) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// placeWords are the places that addresses come from.
+var placeWords = map[string]string{"hosts": "the hosts file", "dns": "DNS", "request": "the request itself"}
+
+// proofWords name what is asked of somebody before anything else.
+func (a *answer) proofWords() string {
+	switch {
+	case a.Cert != nil:
+		return fmt.Sprintf("Locks and certificate %q (serial %d, of %s)", a.Cert.KeyID, a.Cert.Serial, a.Cert.Authority)
+	case a.Key != "":
+		return "Locks and key"
+	}
+	return "Locks"
+}
+
+// reasonWords are a reason for an administrator: Reason.Words are for the user
+// himself.
+func reasonWords(r authz.Reason) string {
+	switch r {
+	case authz.NotFrom:
+		return "not from this address"
+	case authz.Excepted:
+		return "this address is excepted"
+	case authz.Locked:
+		return "the user is locked"
+	case authz.Revoked:
+		return "the key or certificate is revoked"
+	case authz.KeyNoForwarding:
+		return "the key is not for forwarding"
+	case authz.KeyNotPermitted:
+		return "permitopen of the key does not name it"
+	}
+	return r.Words()
 }
 
 // grant is the one that allows: by the first address that is allowed, as far
