@@ -68,6 +68,7 @@ type ConditionStep struct {
 	Text   string `json:"text"`   // what it asks for
 	Holds  bool   `json:"holds"`
 	Waived bool   `json:"waived,omitempty"` // hours that no longer count for a forward that runs
+	Open   bool   `json:"open,omitempty"`   // in views: it hangs on what was not said, and may hold
 	Detail string `json:"detail,omitempty"` // why it fails
 }
 
