@@ -56,8 +56,8 @@ The exit status is 0 if it is allowed and 1 if not.`,
 			}
 			ask.request = authz.Request{User: args[0], Key: authz.AnyKey, Host: host, Port: port, Time: time.Now()}
 			if from != "" {
-				if ask.request.Source, err = netip.ParseAddr(from); err != nil {
-					return usagef("write it as 203.0.113.9 or 2001:db8::1", "--from %q is not an IP address", from)
+				if ask.request.Source, err = parseFrom(from); err != nil {
+					return err
 				}
 			}
 			if key != "" {
@@ -270,7 +270,7 @@ func (q *question) answer(ctx context.Context, s *setup) *answer {
 		a.Resolving = "the name is not in the hosts file; DNS is asked with --resolve"
 		return a // allowed, as far as is known
 	case err != nil:
-		a.Effect, a.Reason, a.Resolving = authz.Deny, "no_such_name", err.Error()
+		a.Effect, a.Reason, a.Resolving = authz.Deny, string(noSuchName), err.Error()
 		return a
 	}
 	a.Effect, a.Reason = authz.Deny, ""
@@ -410,8 +410,21 @@ func (a *answer) detail() string {
 
 func writeConditions(say func(string, ...any), indent string, steps []authz.ConditionStep) {
 	for _, c := range steps {
+		if c.Open {
+			say("%s? %s%s", indent, c.Text, because(openWords[c.Reason]))
+			continue
+		}
 		say("%s%s %s%s", indent, mark(c.Holds || c.Waived), c.Text, because(c.Detail))
 	}
+}
+
+// openWords say on what a condition hangs that was not judged.
+var openWords = map[authz.Reason]string{
+	authz.NotFrom:    "hangs on the client's address",
+	authz.Excepted:   "hangs on the client's address",
+	authz.KeyNotFrom: "hangs on the client's address",
+	authz.NeedsTouch: "hangs on the key",
+	authz.Lockdown:   "hangs on the key",
 }
 
 // fitting says which target of a grant fits.

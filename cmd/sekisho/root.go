@@ -131,7 +131,8 @@ Set up a server:  sekisho init DIR, then sekisho check DIR, then sekisho serve D
 	cobra.EnableCommandSorting = false // their order is that of use
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(newInit(std), newCheck(std), newServe(std), newReload(std), newExplain(std),
-		newUser(std), newGrant(std), newHost(std), newLock(std), newUnlock(std), newRevoke(std), newLockdown(std), newDemo(std), newVersion(std))
+		newWhoCan(std), newCan(std), newUser(std), newGrant(std), newHost(std),
+		newLock(std), newUnlock(std), newRevoke(std), newLockdown(std), newDemo(std), newVersion(std))
 	return root
 }
 
