@@ -137,9 +137,9 @@ func writeUserGrant(say func(string, ...any), g authz.UserGrant) {
 	for _, t := range g.Targets {
 		within := ""
 		if len(t.Within) > 0 {
-			within = ", within " + strings.Join(words(t.Within), ", ")
+			within = "; within " + strings.Join(words(t.Within), ", ")
 		}
-		say("      %s: %s, port %s%s", t.Name, strings.Join(t.Hosts, ", "), strings.Join(t.Ports, ", "), within)
+		say("      %s: %s; port %s%s", t.Name, strings.Join(t.Hosts, ", "), strings.Join(t.Ports, ", "), within)
 	}
 	writeConditions(say, "      ", g.Conditions)
 	if g.Keep {

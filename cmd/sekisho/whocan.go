@@ -294,7 +294,7 @@ func whoWords(o authz.Reacher) string {
 	if o.User != "" {
 		return o.User
 	}
-	return fmt.Sprintf("whoever the authority %q vouches for: %s", o.Authority, strings.Join(o.Principals, ", "))
+	return fmt.Sprintf("whoever the authority %q vouches for (%s)", o.Authority, strings.Join(o.Principals, ", "))
 }
 
 func writeReacher(say func(string, ...any), o authz.Reacher) {
