@@ -346,7 +346,7 @@ func TestAViewDoesNotReachIntoThePolicy(t *testing.T) {
 }
 
 func BenchmarkWhoCan(b *testing.B) {
-	p, _ := bigPolicy()
+	p := bigPolicy()
 	for name, r := range map[string]Request{
 		"name":    {Host: "host65", Port: 22},
 		"address": {Host: "host1287", Port: 22, Addr: netip.MustParseAddr("10.3.4.5")},
@@ -363,7 +363,7 @@ func BenchmarkWhoCan(b *testing.B) {
 }
 
 func BenchmarkViewUser(b *testing.B) {
-	p, _ := bigPolicy()
+	p := bigPolicy()
 	for b.Loop() {
 		if v, _ := p.ViewUser(Request{User: "user5", Time: time.Now()}); len(v.Grants) == 0 {
 			b.Fatal("no grants")

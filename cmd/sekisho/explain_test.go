@@ -82,7 +82,7 @@ roles: {admin: {users: [alice]}}
 
 	rnd := mathrand.New(mathrand.NewPCG(31, 31))
 	reasons := map[string]int{}
-	for range 400 {
+	for range 2000 {
 		s.policy = open.WithLocks(locks[rnd.IntN(len(locks))], nil)
 		r := authz.Request{
 			User:  []string{"alice", "bob", "mallory"}[min(rnd.IntN(5)/2, 2)],
