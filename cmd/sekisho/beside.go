@@ -128,7 +128,8 @@ func (s *setup) readKeyFile(path string) (f authz.KeyFile, content []byte, probl
 			File: path, Message: fmt.Sprintf("all keys of %s are refused: the file %s", printable(f.User), why), Hint: hint, Warning: true,
 		})
 	}
-	if bad := s.checkModesOf(path).Errors(); len(bad) > 0 {
+	name := filepath.Join(s.settings.AuthorizedKeysDir, f.User) // as the settings would name it
+	if bad := s.checkModesOf(name).Errors(); len(bad) > 0 {
 		unusable(bad[0].Message, bad[0].Hint)
 		return f, nil, problems
 	}
