@@ -82,12 +82,12 @@ roles: {admin: {users: [alice]}}
 
 	rnd := mathrand.New(mathrand.NewPCG(31, 31))
 	reasons := map[string]int{}
-	for range 2000 {
+	for range 1000 {
 		s.policy = open.WithLocks(locks[rnd.IntN(len(locks))], nil)
 		r := authz.Request{
 			User:  []string{"alice", "bob", "mallory"}[min(rnd.IntN(5)/2, 2)],
 			Key:   []string{authz.AnyKey, ssh.FingerprintSHA256(alice), ssh.FingerprintSHA256(old), ssh.FingerprintSHA256(bob)}[rnd.IntN(4)],
-			Host:  []string{"app", "rds", "far.corp.example", "self.corp.example", "www.corp.example", "other", "none", "10.0.1.9", "10.0.2.1", "127.0.0.1", "0x7f.1"}[rnd.IntN(11)],
+			Host:  []string{"app", "rds", "far.corp.example", "self.corp.example", "www.corp.example", "other", "none", "10.0.1.9", "10.0.2.1", "127.0.0.1", "0x7f.1", "rds", "rds", "rds", "app"}[rnd.IntN(15)],
 			Port:  []uint32{22, 3306, 0}[min(rnd.IntN(7)/3, 2)],
 			Time:  time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC).Add(time.Duration(rnd.Int64N(int64(7 * 24 * time.Hour)))),
 			Touch: rnd.IntN(2) == 0,
