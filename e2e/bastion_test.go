@@ -273,14 +273,17 @@ func (b *bastion) start() {
 	b.host = m[1]
 	fmt.Sscan(m[2], &b.port)
 	b.addr = net.JoinHostPort(b.host, m[2])
-	// It listens a moment before it follows its hosts file: descriptors that
-	// are counted in between would be too few.
+	// It listens a moment before it follows its files, the hosts and the locks
+	// at least: descriptors that are counted in between would be too few.
 	eventually(t, "the server to follow its files", func() bool {
 		links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", p.pid()))
-		return slices.ContainsFunc(links, func(link string) bool {
-			to, _ := os.Readlink(link)
-			return to == "anon_inode:inotify"
-		})
+		followed := 0
+		for _, link := range links {
+			if to, _ := os.Readlink(link); to == "anon_inode:inotify" {
+				followed++
+			}
+		}
+		return followed >= 2
 	})
 }
 
