@@ -4,139 +4,159 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
+
+	"sekisho/authz/authkeys"
 )
 
 // A Change is what somebody gains and loses when one policy takes the place of
 // another, in words for an administrator. What is allowed on other terms than
 // before is both: lost on the old ones, gained on the new ones.
 type Change struct {
-	Who   string   `json:"who"` // a user; or `authority "corp"`, for whomever it vouches for
-	Gains []string `json:"gains,omitempty"`
-	Loses []string `json:"loses,omitempty"`
+	Who     string   `json:"who"`               // a user; or `authority "corp"`, for whomever it vouches for
+	Added   bool     `json:"added,omitempty"`   // nobody of that name was there before
+	Removed bool     `json:"removed,omitempty"` // nobody of that name is there any more
+	Gains   []string `json:"gains,omitempty"`
+	Loses   []string `json:"loses,omitempty"`
 }
 
 // Compare returns what changes for whom when the policy next takes the place of
-// p, by name. Nobody for whom nothing changes is in it.
+// p, by name. Nobody for whom nothing changes is in it. Only what is granted is
+// compared, not the order of grants, nor what locks and lists of revoked keys
+// take away from all of it.
 func (p *Policy) Compare(next *Policy) []Change {
 	before, after := p.holdings(), next.holdings()
 	names := slices.Collect(maps.Keys(before))
 	for name := range after {
-		if _, ok := before[name]; !ok {
+		if before[name] == nil {
 			names = append(names, name)
 		}
 	}
 	slices.Sort(names)
+	texts := newGrantTexts(p, next)
 	var changes []Change
-	words := [2]map[int32]string{{}, {}} // of grants, made when they are needed
 	for _, name := range names {
-		c := Change{Who: name}
-		c.Gains, c.Loses = differences(before[name], after[name], p, next, words)
-		if len(c.Gains)+len(c.Loses) > 0 {
+		old, now := before[name], after[name]
+		c := Change{Who: name, Added: old == nil, Removed: now == nil}
+		if old == nil {
+			old = &holding{}
+		}
+		if now == nil {
+			now = &holding{}
+		}
+		c.Gains, c.Loses = subtract(now.facts, old.facts), subtract(old.facts, now.facts)
+		for _, s := range subtract(old.limits, now.limits) {
+			if !c.Removed {
+				c.Gains = append(c.Gains, "no longer "+s)
+			}
+		}
+		for _, s := range subtract(now.limits, old.limits) {
+			if c.Added {
+				c.Gains = append(c.Gains, "all of it "+s)
+			} else {
+				c.Loses = append(c.Loses, "from now on "+s)
+			}
+		}
+		c.Gains = texts.beyond(c.Gains, texts.now, now.subjects, texts.old, old.subjects)
+		c.Loses = texts.beyond(c.Loses, texts.old, old.subjects, texts.now, now.subjects)
+		if c.Added || c.Removed || len(c.Gains)+len(c.Loses) > 0 {
 			changes = append(changes, c)
 		}
 	}
 	return changes
 }
 
-// holdings are what somebody has by a policy.
-type holdings struct {
-	facts  []string // keys, roles, that he may log in
-	limits []string // his conditions: to lose one is to gain
-	grants []int32
+// A holding is what somebody has by a policy.
+type holding struct {
+	facts    []string   // keys, groups, roles
+	limits   []string   // his conditions: to lose one is to gain
+	subjects []*subject // to which grants are given
 }
 
-func (p *Policy) holdings() map[string]holdings {
-	all := map[string]holdings{}
+func (p *Policy) holdings() map[string]*holding {
+	all := map[string]*holding{}
 	if p == nil {
 		return all
 	}
-	keys := map[*user][]string{}
-	for _, c := range p.keys.byBlob {
-		if c.refused == "" {
-			keys[c.user] = append(keys[c.user], "the key "+c.fingerprint+" ("+c.key.Type()+")")
-		}
-	}
+	proofs := p.proofs()
 	for name, u := range p.users {
-		h := holdings{facts: keys[u], grants: grantIDs(u.subjects)}
+		h := &holding{facts: proofs[u], subjects: u.subjects}
+		slices.Sort(h.facts)
+		if p.shut[name] != "" {
+			h.facts = nil // none of his keys is taken
+		}
+		for _, g := range u.groups {
+			h.facts = append(h.facts, "the group "+g)
+		}
 		h.facts = append(h.facts, p.roleWords(u)...)
 		if u.cond != nil {
 			for k := range numConditions {
 				if u.cond.has(k) {
-					h.limits = append(h.limits, u.cond.text(k))
+					h.limits = append(h.limits, u.cond.term(k))
 				}
 			}
 		}
-		slices.Sort(h.facts)
 		all[name] = h
 	}
 	for name, u := range p.guests {
-		h := all[name]
-		h.facts = append(h.facts, p.roleWords(u)...)
-		h.grants = grantIDs(u.subjects)
-		all[name] = h
+		all[name] = &holding{facts: append([]string{"by certificate alone"}, p.roleWords(u)...), subjects: u.subjects}
 	}
 	for fingerprint, authorities := range p.written.authorities {
 		for _, a := range authorities {
-			name := fmt.Sprintf("authority %q", a.name)
-			all[name] = holdings{
-				facts:  []string{fmt.Sprintf("the key %s vouches for %s", fingerprint, strings.Join(a.principals, ", "))},
-				grants: grantIDs(a.subjects),
+			h := &holding{subjects: a.subjects}
+			h.facts = append(h.facts, fmt.Sprintf("the key %s vouches for %s", fingerprint, strings.Join(a.principals, ", ")))
+			for _, g := range a.groups {
+				h.facts = append(h.facts, "the group "+g)
 			}
+			all[fmt.Sprintf("authority %q", a.name)] = h
 		}
 	}
 	return all
 }
 
-func (p *Policy) roleWords(u *user) (words []string) {
-	for _, name := range roleNames {
-		if r := p.roles[Role(name)]; r != nil {
-			if given := (&grant{users: r.users, groups: r.groups}); given.covers(u) {
-				text := "the role " + name
-				if r.cond != nil && r.cond.touch {
-					text += ", with touch"
-				}
-				words = append(words, text)
+// proofs tell by which keys users log in, and which sign their certificates.
+func (p *Policy) proofs() map[*user][]string {
+	proofs := make(map[*user][]string, len(p.users))
+	only := func(n narrowing) (s string) {
+		for _, o := range n {
+			s += optionTerms(o)
+		}
+		return s
+	}
+	for _, c := range p.keys.byBlob {
+		if c.refused == "" {
+			proofs[c.user] = append(proofs[c.user], "the key "+c.fingerprint+" ("+c.key.Type()+")"+only(c.options))
+		}
+	}
+	for fingerprint, all := range p.keys.authorities {
+		for _, a := range all {
+			if a.user != nil {
+				proofs[a.user] = append(proofs[a.user], "the key "+fingerprint+" that signs certificates"+only(a.options))
 			}
 		}
+	}
+	return proofs
+}
+
+func (p *Policy) roleWords(u *user) (words []string) {
+	for _, s := range roleNames {
+		name := Role(s)
+		r := p.roles[name]
+		if r == nil || !(&grant{users: r.users, groups: r.groups}).covers(u) {
+			continue
+		}
+		text := "the role " + s
+		if r.cond != nil && r.cond.touch {
+			text += ", with touch"
+		}
+		if r.certificates {
+			text += ", also by certificate"
+		}
+		words = append(words, text)
 	}
 	return words
-}
-
-// grantIDs returns the grants of subjects, in file order, each once.
-func grantIDs(subjects []*subject) []int32 {
-	var ids []int32
-	for _, s := range subjects {
-		ids = append(ids, s.grants...)
-	}
-	slices.Sort(ids)
-	return slices.Compact(ids)
-}
-
-// differences says what is gained and lost between two holdings.
-func differences(before, after holdings, p, next *Policy, words [2]map[int32]string) (gains, loses []string) {
-	gains, loses = subtract(after.facts, before.facts), subtract(before.facts, after.facts)
-	for _, s := range subtract(before.limits, after.limits) {
-		gains = append(gains, "no longer only "+s)
-	}
-	for _, s := range subtract(after.limits, before.limits) {
-		loses = append(loses, "from now on only "+s)
-	}
-	told := func(p *Policy, known map[int32]string, ids []int32) []string {
-		texts := make([]string, len(ids))
-		for i, id := range ids {
-			if known[id] == "" {
-				known[id] = p.grants[id].words()
-			}
-			texts[i] = known[id]
-		}
-		return texts
-	}
-	old, now := told(p, words[0], before.grants), told(next, words[1], after.grants)
-	if slices.Equal(old, now) {
-		return gains, loses
-	}
-	return append(gains, subtract(now, old)...), append(loses, subtract(old, now)...)
 }
 
 // subtract returns what is in a and not in b, in the order of a.
@@ -144,53 +164,168 @@ func subtract(a, b []string) (out []string) {
 	if len(a) == 0 || slices.Equal(a, b) {
 		return nil
 	}
-	in := make(map[string]bool, len(b))
-	for _, s := range b {
-		in[s] = true
-	}
 	for _, s := range a {
-		if !in[s] {
+		if !slices.Contains(b, s) {
 			out = append(out, s)
 		}
 	}
 	return out
 }
 
-// words tell all that a grant gives, and on what terms.
-func (g *grant) words() string {
-	targets := make([]string, len(g.targets))
-	for i, t := range g.targets {
-		targets[i] = t.words()
+// grantTexts are what the grants of two policies say. Grants of the same text
+// have the same number, so that the many grants of many users are compared by
+// numbers.
+type grantTexts struct {
+	texts    []string
+	old, now []int32 // numbers of the texts, by the id of the grant
+
+	seen []int32 // by number: the round in which it was seen
+	at   int32   // the round
+	ids  []int32 // room for those of a round
+}
+
+func newGrantTexts(p, next *Policy) *grantTexts {
+	t := &grantTexts{}
+	numbers := map[string]int32{}
+	of := func(p *Policy) []int32 {
+		if p == nil {
+			return nil
+		}
+		ids := make([]int32, len(p.grants))
+		targets := make(map[*target]string, len(p.targets))
+		for _, target := range p.targets {
+			targets[target] = target.words()
+		}
+		for i, g := range p.grants {
+			s := g.words(targets)
+			n, ok := numbers[s]
+			if !ok {
+				n = int32(len(t.texts))
+				numbers[s] = n
+				t.texts = append(t.texts, s)
+			}
+			ids[i] = n
+		}
+		return ids
 	}
-	s := fmt.Sprintf("by the grant %q: %s", g.name, strings.Join(targets, "; "))
+	t.old, t.now = of(p), of(next)
+	t.seen = make([]int32, len(t.texts))
+	return t
+}
+
+// beyond adds to out what the grants of some subjects say and those of others
+// do not, in file order. The numbers are those of either policy.
+func (t *grantTexts) beyond(out []string, numbers []int32, subjects []*subject, otherNumbers []int32, others []*subject) []string {
+	t.at++
+	for _, s := range others {
+		for _, id := range s.grants {
+			t.seen[otherNumbers[id]] = t.at
+		}
+	}
+	t.ids = t.ids[:0]
+	for _, s := range subjects {
+		for _, id := range s.grants {
+			if n := numbers[id]; t.seen[n] != t.at {
+				t.seen[n] = t.at
+				t.ids = append(t.ids, id)
+			}
+		}
+	}
+	slices.Sort(t.ids)
+	out = slices.Grow(out, len(t.ids))
+	for _, id := range t.ids {
+		out = append(out, t.texts[numbers[id]])
+	}
+	return out
+}
+
+// words tell all that a grant gives, and on what terms.
+func (g *grant) words(targets map[*target]string) string {
+	var b strings.Builder
+	b.WriteString("by the grant " + strconv.Quote(g.name) + ": ")
+	for i, t := range g.targets {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(targets[t])
+	}
 	if g.cond != nil {
 		for k := range numConditions {
 			if g.cond.has(k) {
-				s += ", only " + g.cond.text(k)
+				b.WriteString(", " + g.cond.term(k))
 			}
 		}
 	}
 	if g.keep {
-		s += ", what runs is kept"
+		b.WriteString(", what runs is kept")
 	}
 	if g.limits.Duration > 0 {
-		s += fmt.Sprintf(", for %v", g.limits.Duration)
+		b.WriteString(", for " + brief(g.limits.Duration))
 	}
 	if g.limits.Forwards > 0 {
-		s += fmt.Sprintf(", %d at a time", g.limits.Forwards)
+		b.WriteString(", " + strconv.Itoa(g.limits.Forwards) + " at a time")
+	}
+	return b.String()
+}
+
+// brief writes a duration as a person does: 8h, not 8h0m0s.
+func brief(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// term says a condition in a sentence about what somebody has.
+func (c *conditions) term(k condition) string {
+	switch k {
+	case condExcept:
+		return "not from " + strings.Join(c.exceptText, ", ")
+	case condFrom:
+		return "only from " + strings.Join(c.fromText, ", ")
+	case condTouch:
+		return "only with touch"
+	case condHours:
+		windows := make([]string, len(c.hours.windows)) // all of them, where String leaves out the rest of many
+		for i, w := range c.hours.windows {
+			windows[i] = w.times() + " " + w.zone.String()
+		}
+		return "only " + strings.Join(windows, ", ")
+	}
+	return "only " + c.text(k)
+}
+
+// optionTerms say what the options of a line in authorized_keys narrow.
+func optionTerms(o *authkeys.Options) (s string) {
+	if o.From != nil {
+		s += ", only from " + o.From.String()
+	}
+	if !o.Expiry.IsZero() {
+		s += ", only until " + o.Expiry.Format("2006-01-02 15:04:05 MST")
+	}
+	if o.NoForwarding {
+		s += ", not for forwarding"
+	}
+	for _, open := range o.PermitOpen {
+		s += fmt.Sprintf(", only to %s port %d", quote(open.Host), open.Port)
 	}
 	return s
 }
 
 func (t *target) words() string {
-	s := fmt.Sprintf("%s (%s port %s", t.name, strings.Join(t.hosts, ", "), strings.Join(t.portsAsWritten, ", "))
-	for i, w := range t.within {
-		if i == 0 {
-			s += ", within "
-		} else {
-			s += ", "
+	s := t.name + " (" + strings.Join(t.hosts, ", ") + " port " + strings.Join(t.portsAsWritten, ", ")
+	if len(t.within) > 0 {
+		nets := make([]string, len(t.within))
+		for i, n := range t.within {
+			if nets[i] = n.String(); n.IsSingleIP() {
+				nets[i] = n.Addr().String()
+			}
 		}
-		s += w.String()
+		s += ", within " + strings.Join(nets, ", ")
 	}
 	return s + ")"
 }

@@ -203,6 +203,18 @@ func embedded(a netip.Addr) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
+// Fence says why no grant can let anybody have an address dialled. The reason
+// is "" if there is nothing against it.
+func (p *Policy) Fence(addr netip.Addr) (Reason, string) {
+	if p == nil {
+		return OutsideNetworks, ""
+	}
+	if reason := p.fence.check(addr); reason != "" {
+		return reason, classSentence(addr, reason)
+	}
+	return "", ""
+}
+
 // classSentence says in words what a class of the fence means.
 func classSentence(a netip.Addr, r Reason) string {
 	what := "is refused"

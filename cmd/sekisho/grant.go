@@ -38,7 +38,7 @@ others. Its flags are the keys of a grant; the targets must be there.`,
 			if len(g.Users)+len(g.Groups) == 0 {
 				return usagef("--user or --group says whom it is given to", "the grant is given to nobody")
 			}
-			return e.policy(cmd, std, func(content []byte, path string) ([]byte, strictyaml.Problems, error) {
+			return e.policy(cmd, std, "", func(content []byte, path string) ([]byte, strictyaml.Problems, error) {
 				edited, err := policyedit.AddGrant(content, path, g)
 				return edited, nil, err
 			})
@@ -68,7 +68,7 @@ func newGrantRemove(std stdio) *cobra.Command {
 		Short: "Remove a grant",
 		Args:  oneWord("name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return e.policy(cmd, std, func(content []byte, path string) ([]byte, strictyaml.Problems, error) {
+			return e.policy(cmd, std, "", func(content []byte, path string) ([]byte, strictyaml.Problems, error) {
 				edited, err := policyedit.RemoveGrant(content, path, args[0])
 				return edited, nil, err
 			})

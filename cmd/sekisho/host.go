@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"net/netip"
-	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -56,9 +55,4 @@ func addressesOf(t *hostsfile.Table, name string) []string {
 		all[i] = a.String()
 	}
 	return all
-}
-
-func inNetworks(networks []netip.Prefix, addr string) bool {
-	a, err := netip.ParseAddr(addr)
-	return err == nil && slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(a.Unmap()) })
 }
