@@ -41,7 +41,7 @@ type authority struct {
 	principals  []string // patterns of the names that it may vouch for
 	groups      []string // that they are in, besides their own
 	groupIDs    []int32
-	subjects    []*subject
+	reach
 
 	// Of a cert-authority line in authorized_keys: it vouches for this user
 	// and for nobody else.
@@ -309,6 +309,7 @@ type vouched struct {
 	user
 	subjectRoom [8]*subject
 	groupRoom   [8]int32
+	whoRoom     [8]int32
 }
 
 // certHolder is holder for a request with a certificate. The policy may have
@@ -353,5 +354,9 @@ func (p *Policy) certHolder(r *Request) (u *user, options narrowing, reason Reas
 	}
 	v.subjects = append(append(v.subjectRoom[:0], v.subjects...), by.subjects...)
 	v.groupIDs = append(append(v.groupRoom[:0], v.groupIDs...), by.groupIDs...)
+	v.whos = append(append(v.whoRoom[:0], v.whos...), by.whos...)
+	slices.Sort(v.whos)
+	v.whos = slices.Compact(v.whos)
+	v.cost += by.cost
 	return &v.user, options, "", ""
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -49,15 +50,14 @@ func parseHost(s string) (name string, addr netip.Addr, msg string) {
 	if msg := checkLabels(name, ""); msg != "" {
 		return "", netip.Addr{}, msg
 	}
-	name = strings.ToLower(name) // ASCII by now; allocates only if it changes
 	if !numeric(name[strings.LastIndexByte(name, '.')+1:]) {
-		return name, netip.Addr{}, ""
+		return strings.ToLower(name), netip.Addr{}, "" // ASCII by now; allocates only if it changes
 	}
 	addr, err := netip.ParseAddr(s) // not name: a literal has no trailing dot
 	if err != nil || !addr.Is4() {
 		return "", netip.Addr{}, "neither a name nor an IPv4 address of four decimal numbers from 0 to 255"
 	}
-	return name, addr, ""
+	return name, addr, "" // of digits and dots
 }
 
 func parseIPv6(s string) (string, netip.Addr, string) {
@@ -72,13 +72,31 @@ func parseIPv6(s string) (string, netip.Addr, string) {
 		return "", netip.Addr{}, "not an IPv6 address, and a name has no colon"
 	}
 	var buf [64]byte
-	if lower := strings.ToLower(s); lower != string(addr.AppendTo(buf[:0])) {
-		return "", netip.Addr{}, "not the canonical form of the address, which is " + addr.String()
+	canonical := addr.AppendTo(buf[:0])
+	if !sameLower(s, canonical) {
+		return "", netip.Addr{}, "not the canonical form of the address, which is " + string(canonical)
 	} else if !addr.Is4In6() {
-		return lower, addr, ""
+		return strings.ToLower(s), addr, ""
 	}
 	addr = addr.Unmap()
 	return addr.String(), addr, ""
+}
+
+// sameLower reports whether s, with its ASCII letters in lower case, is lower.
+func sameLower(s string, lower []byte) bool {
+	if len(s) != len(lower) {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != lower[i] {
+			return false
+		}
+	}
+	return true
 }
 
 // checkLabels says what is wrong with the labels of a name, or returns "".
@@ -98,7 +116,9 @@ func checkLabels(name, also string) string {
 			case c == ' ':
 				return "a space is not allowed"
 			default:
-				return fmt.Sprintf("the character %q is not allowed", c)
+				var buf [64]byte
+				b := strconv.AppendQuoteRune(append(buf[:0], "the character "...), rune(c))
+				return string(append(b, " is not allowed"...))
 			}
 			continue
 		}
@@ -117,12 +137,12 @@ func checkLabels(name, also string) string {
 	}
 }
 
-// numeric reports whether a resolver may take a name with this last label,
-// in lower case, for an IPv4 address: all digits, or hexadecimal.
+// numeric reports whether a resolver may take a name with this last label for
+// an IPv4 address: all digits, or hexadecimal.
 func numeric(label string) bool {
 	digits := "0123456789"
-	if strings.HasPrefix(label, "0x") {
-		label, digits = label[2:], "0123456789abcdef"
+	if strings.HasPrefix(label, "0x") || strings.HasPrefix(label, "0X") {
+		label, digits = label[2:], "0123456789abcdefABCDEF"
 	}
 	return strings.Trim(label, digits) == ""
 }

@@ -37,20 +37,7 @@ func Parse(r io.Reader, filename string, opts Options) (*Policy, strictyaml.Prob
 	if root == nil {
 		return nil, problems
 	}
-	ps := &parser{
-		Policy: &Policy{
-			fence:   newFence(opts.Networks, opts.Own),
-			zones:   normalZones(opts.Zones),
-			users:   map[string]*user{},
-			guests:  map[string]*user{},
-			folded:  map[string]string{},
-			roles:   map[Role]*role{},
-			written: newKeyring(),
-		},
-		groups:     map[string]int32{},
-		targetSeen: map[string]*declared{},
-		zonesSeen:  map[string]*time.Location{},
-	}
+	ps := newParser(opts)
 	ps.parse(root)
 	problems = root.Problems()
 	if problems.Err() != nil {
@@ -82,6 +69,23 @@ type parser struct {
 	targetNames []string
 	zonesSeen   map[string]*time.Location // nil for those that are not known
 	hints       int                       // how many have been looked for
+}
+
+func newParser(opts Options) *parser {
+	return &parser{
+		Policy: &Policy{
+			fence:   newFence(opts.Networks, opts.Own),
+			zones:   normalZones(opts.Zones),
+			users:   map[string]*user{},
+			guests:  map[string]*user{},
+			folded:  map[string]string{},
+			roles:   map[Role]*role{},
+			written: newKeyring(),
+		},
+		groups:     map[string]int32{},
+		targetSeen: map[string]*declared{},
+		zonesSeen:  map[string]*time.Location{},
+	}
 }
 
 // declared is a target with its place.
@@ -363,69 +367,4 @@ func (ps *parser) parseGrants(items []*strictyaml.Node) {
 		ps.parseGrantEnds(m.Get("at_end"), m.Get("limits"), g)
 		ps.grants = append(ps.grants, g)
 	}
-}
-
-// finish makes of what was read what Decide looks things up in.
-func (ps *parser) finish() *Policy {
-	byUser := make([]*subject, len(ps.userNames)+len(ps.guestNames))
-	byGroup := make([]*subject, len(ps.groupNames))
-	for i := range byUser {
-		byUser[i] = &subject{}
-	}
-	for i := range byGroup {
-		byGroup[i] = &subject{}
-	}
-	ports := map[*subject][]portRange{}
-	for i, g := range ps.grants {
-		id := int32(i)
-		var ranges []portRange
-		for _, t := range g.targets {
-			t.grants = append(t.grants, id)
-			if len(t.nets) > 0 {
-				ranges = append(ranges, t.ports...)
-			}
-		}
-		g.ports = makePorts(ranges)
-		give := func(s *subject) {
-			s.grants = append(s.grants, id)
-			s.cost += len(g.targets)
-			if len(g.ports) > 0 {
-				s.nets = append(s.nets, id)
-				ports[s] = append(ports[s], g.ports...)
-				if n := len(ports[s]); n&(n-1) == 0 { // now and then, to keep them few
-					ports[s] = makePorts(ports[s])
-				}
-			}
-		}
-		for _, u := range g.users {
-			give(byUser[u])
-		}
-		for _, g := range g.groups {
-			give(byGroup[g])
-		}
-	}
-	for s, ranges := range ports {
-		s.ports = makePorts(ranges)
-	}
-	add := func(subjects *[]*subject, s *subject) {
-		if len(s.grants) > 0 {
-			*subjects = append(*subjects, s)
-		}
-	}
-	for _, all := range []map[string]*user{ps.users, ps.guests} {
-		for _, u := range all {
-			add(&u.subjects, byUser[u.id])
-			for _, g := range u.groupIDs {
-				add(&u.subjects, byGroup[g])
-			}
-		}
-	}
-	for _, a := range ps.authorities {
-		for _, g := range a.groupIDs {
-			add(&a.subjects, byGroup[g])
-		}
-	}
-	ps.index = makeIndex(ps.targets)
-	ps.keys = ps.written
-	return ps.Policy
 }

@@ -45,16 +45,24 @@ type user struct {
 	name     string
 	groups   []string
 	groupIDs []int32
-	subjects []*subject // himself, and his groups
-	cond     *conditions
+	reach
+	cond *conditions
+}
+
+// A reach is of whose grants somebody has the use: his own, and those of his
+// groups.
+type reach struct {
+	whos     []int32    // as given has them; sorted
+	subjects []*subject // the same ones, in no order
+	cost     int        // of looking through all their grants
 }
 
 // A subject is a user or a group as far as grants name it.
 type subject struct {
-	grants []int32 // in file order
-	nets   []int32 // those of grants that have networks or addresses
-	ports  portSet // of all those together
-	cost   int     // of looking through grants
+	grants []int32    // in file order
+	nets   []int32    // those of grants that have networks or addresses
+	ports  firstPorts // the places in nets of the first that have a port
+	cost   int        // of looking through grants
 }
 
 type grant struct {
@@ -79,6 +87,17 @@ func (g *grant) covers(u *user) bool {
 		}
 	}
 	return false
+}
+
+// Counts are how many of each there are in a policy.
+type Counts struct{ Users, Keys, Targets, Grants int }
+
+// Counts counts what the policy has, without the keys of authorized_keys files.
+func (p *Policy) Counts() Counts {
+	if p == nil {
+		return Counts{}
+	}
+	return Counts{Users: len(p.users), Keys: len(p.written.byBlob), Targets: len(p.targets), Grants: len(p.grants)}
 }
 
 func (p *Policy) user(name string) *user {
@@ -301,47 +320,62 @@ type found struct {
 	conditional int      // how many there are; some perhaps counted twice, or later than grant
 }
 
-// search looks for the first grant in file order: through the grants of the
-// user, or through the targets that have the host, whichever are fewer.
+var noneFound = found{grant: none, blocked: none, outside: none}
+
+// search looks for the first grant in file order: through the targets that have
+// the host and the grants that lead there, or through the grants of the user,
+// whichever are fewer.
 func (p *Policy) search(u *user, q *query) found {
-	f := found{grant: none, blocked: none, outside: none}
-	byGrants, byTargets := 0, 0
-	for _, s := range u.subjects {
-		byGrants += s.cost
-	}
-	if byGrants > 16 { // below that, looking is quicker than counting
-		p.index.visit(q, func(t *target) { byTargets += 1 + len(t.grants) })
-	}
-	if byGrants <= 16 || byGrants <= byTargets {
-		for _, s := range u.subjects {
-			for _, g := range s.grants {
-				if g > f.grant && f.named {
-					break // nothing more to learn
-				}
-				for _, t := range p.grants[g].targets {
-					if named, fits, inside := t.judge(q); named || fits {
-						f.named = f.named || named
-						f.add(p, g, t, q, fits, inside)
-					}
-				}
-			}
+	if u.cost > fewGrants {
+		if f, ok := p.searchTargets(u, q, u.cost); ok {
+			return f
 		}
-		return f
 	}
-	p.index.visit(q, func(t *target) {
-		named, fits, inside := t.judge(q)
-		if !named && !fits {
-			return
+	return p.searchGrants(u, q)
+}
+
+// fewGrants is the cost of grants up to which looking through them is quicker
+// than asking the index.
+const fewGrants = 16
+
+// searchTargets is search through the targets. It gives up where that costs
+// more than most.
+func (p *Policy) searchTargets(u *user, q *query, most int) (f found, ok bool) {
+	f = noneFound
+	cost := 0
+	p.index.visit(q, func(t *target, named bool) bool {
+		cost += 1 + len(t.broad) + min(len(t.given), len(u.whos))
+		if cost > most {
+			return false
 		}
-		for _, g := range t.grants {
-			if p.grants[g].covers(u) {
+		fits, inside := t.admits(q)
+		if named || fits {
+			p.leading(t, u, func(g int32) (more bool) {
 				f.named = f.named || named
-				if !f.add(p, g, t, q, fits, inside) {
-					break // a later one cannot be the first
+				return f.add(p, g, t, q, fits, inside)
+			})
+		}
+		return true
+	})
+	return f, cost <= most
+}
+
+// searchGrants is search through the grants of the user.
+func (p *Policy) searchGrants(u *user, q *query) found {
+	f := noneFound
+	for _, s := range u.subjects {
+		for _, g := range s.grants {
+			if g > f.grant && f.named {
+				break // nothing more to learn
+			}
+			for _, t := range p.grants[g].targets {
+				if named, fits, inside := t.judge(q); named || fits {
+					f.named = f.named || named
+					f.add(p, g, t, q, fits, inside)
 				}
 			}
 		}
-	})
+	}
 	return f
 }
 
@@ -349,10 +383,11 @@ func (p *Policy) search(u *user, q *query) found {
 // may turn out to lie.
 func (p *Policy) searchNetworks(u *user, q *query, f *found) {
 	for _, s := range u.subjects {
-		if !s.ports.contains(q.port) {
+		first, ok := s.ports.find(q.port)
+		if !ok {
 			continue
 		}
-		for _, g := range s.nets {
+		for _, g := range s.nets[first:] {
 			if g >= f.grant {
 				break
 			}
@@ -394,86 +429,6 @@ func (f *found) allow(p *Policy, id int32, q *query) (more bool) {
 	}
 	f.grant = min(f.grant, id)
 	return false
-}
-
-// An index finds the targets that have a host or an address.
-type index struct {
-	names map[string][]*target
-	stars map[string][]starred // by the pattern's tail
-	nets  map[netip.Prefix][]*target
-	bits4 []int // the lengths of the prefixes in nets
-	bits6 []int
-}
-
-type starred struct {
-	pattern pattern
-	target  *target
-}
-
-func makeIndex(targets []*target) index {
-	x := index{names: map[string][]*target{}, stars: map[string][]starred{}, nets: map[netip.Prefix][]*target{}}
-	var seen4, seen6 [129]bool
-	for _, t := range targets {
-		if len(t.grants) == 0 {
-			continue
-		}
-		for _, n := range t.names {
-			x.names[n] = append(x.names[n], t)
-		}
-		for _, s := range t.stars {
-			x.stars[s.tail] = append(x.stars[s.tail], starred{s, t})
-		}
-		for _, n := range t.nets {
-			x.nets[n] = append(x.nets[n], t)
-			if n.Addr().Is4() {
-				seen4[n.Bits()] = true
-			} else {
-				seen6[n.Bits()] = true
-			}
-		}
-	}
-	for b := range seen4 {
-		if seen4[b] {
-			x.bits4 = append(x.bits4, b)
-		}
-		if seen6[b] {
-			x.bits6 = append(x.bits6, b)
-		}
-	}
-	return x
-}
-
-// visit calls fn for every target that has the name or the address of a
-// query, whatever the ports; for some perhaps twice.
-func (x *index) visit(q *query, fn func(*target)) {
-	if q.name != "" {
-		for _, t := range x.names[q.name] {
-			fn(t)
-		}
-		for tail := q.name; len(x.stars) > 0; {
-			for i := range x.stars[tail] {
-				if s := &x.stars[tail][i]; s.pattern.match(q.name) {
-					fn(s.target)
-				}
-			}
-			if tail == "" {
-				break
-			}
-			_, tail, _ = strings.Cut(tail, ".")
-		}
-	}
-	if q.addr.IsValid() {
-		bits := x.bits4
-		if q.addr.Is6() {
-			bits = x.bits6
-		}
-		for _, b := range bits {
-			prefix, _ := q.addr.Prefix(b)
-			for _, t := range x.nets[prefix] {
-				fn(t)
-			}
-		}
-	}
 }
 
 // Groups returns the groups of a user, as the policy lists them.

@@ -17,8 +17,20 @@ type target struct {
 	within networks // nil: not narrowed
 
 	hosts, portsAsWritten []string // for Reach
-	grants                []int32  // that lead here, in file order
+
+	// The grants that lead here: under each to whom they are given, sorted by
+	// that and then in file order, but for those that are given to many and
+	// lead to many at once.
+	given []given
+	broad []int32 // those, in file order
 }
+
+// given is a grant under one of those to whom it is given: a user has twice
+// his id here, a group twice its id plus 1.
+type given struct{ who, grant int32 }
+
+func userWho(id int32) int32  { return 2 * id }
+func groupWho(id int32) int32 { return 2*id + 1 }
 
 // A query is one of the two questions of a Request, in normal form.
 type query struct {
@@ -40,10 +52,21 @@ func (q *query) open() bool { return q.name != "" && !q.second }
 // host and port as far as they are known, and whether within allows it too.
 func (t *target) judge(q *query) (named, fits, inside bool) {
 	named = q.name != "" && t.namesHost(q.name)
-	fits = (named || q.addr.IsValid() && t.nets.contains(q.addr)) && t.ports.contains(q.port)
-	inside = fits && (!q.second || len(t.within) == 0 || t.within.contains(q.addr))
+	if named || q.addr.IsValid() && t.nets.contains(q.addr) {
+		fits, inside = t.admits(q)
+	}
 	return named, fits, inside
 }
+
+// admits is judge for a target that has the query's host or address.
+func (t *target) admits(q *query) (fits, inside bool) {
+	fits = t.ports.contains(q.port)
+	inside = fits && (!q.second || len(t.within) == 0 || t.within.contains(q.addr))
+	return fits, inside
+}
+
+// cost tells about how much judge has to do.
+func (t *target) cost() int { return 1 + len(t.stars)/4 }
 
 func (t *target) namesHost(name string) bool {
 	if _, ok := slices.BinarySearch(t.names, name); ok {
@@ -154,6 +177,19 @@ func (p *pattern) match(name string) bool {
 	return i == len(s)
 }
 
+// head returns the text before the first "*".
+func (p *pattern) head() string {
+	head, _, _ := strings.Cut(p.text, "*")
+	return head
+}
+
+// end returns the text between the last "*" and the dot before the tail.
+func (p *pattern) end() string {
+	end := p.text[strings.LastIndexByte(p.text, '*')+1:]
+	end, _, _ = strings.Cut(end, ".")
+	return end
+}
+
 // A portSet is a set of ports: disjoint ranges in order.
 type portSet []portRange
 
@@ -184,6 +220,43 @@ func (ps portSet) contains(port uint16) bool {
 		}
 	}
 	return lo > 0 && port <= ps[lo-1].high
+}
+
+// firstPorts tells, for each port, which of several sets of ports is the first
+// that has it: disjoint ranges in order.
+type firstPorts []firstRange
+
+type firstRange struct {
+	portRange
+	first int
+}
+
+// add adds the next set, which is number n.
+func (fs *firstPorts) add(ps portSet, n int) {
+	for _, r := range ps {
+		i, _ := slices.BinarySearchFunc(*fs, r.low, func(f firstRange, low uint16) int { return int(f.high) - int(low) })
+		for low := int(r.low); low <= int(r.high); i++ { // what is not in a range yet
+			high := int(r.high)
+			if i < len(*fs) && int((*fs)[i].low) <= high {
+				if int((*fs)[i].low) <= low {
+					low = int((*fs)[i].high) + 1
+					continue
+				}
+				high = int((*fs)[i].low) - 1
+			}
+			*fs = slices.Insert(*fs, i, firstRange{portRange{uint16(low), uint16(high)}, n})
+			low = high + 1
+		}
+	}
+}
+
+// find returns the number of the first set that has a port.
+func (fs firstPorts) find(port uint16) (n int, ok bool) {
+	i, _ := slices.BinarySearchFunc(fs, port, func(f firstRange, port uint16) int { return int(f.high) - int(port) })
+	if i == len(fs) || fs[i].low > port {
+		return 0, false
+	}
+	return fs[i].first, true
 }
 
 // parsePorts reads "22" or "8000-8100". The message says what is wrong, the
