@@ -268,7 +268,7 @@ func (c *Cert) readValidity(cert *ssh.Certificate) (why string) {
 	return ""
 }
 
-func certTime(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 MST") }
+func certTime(t time.Time) string { return string(words(nil).certTime(t)) }
 
 // parseSourceAddress reads the value of source-address: addresses and networks
 // parted by commas.

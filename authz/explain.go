@@ -212,7 +212,7 @@ func (g *grant) step(q *query) GrantStep {
 		}
 	}
 	var failed int
-	s.Conditions, failed = g.cond.steps(fmt.Sprintf("grant %q", g.name), false, g.free(&q.Request), &q.Request)
+	s.Conditions, failed = g.cond.steps(g.name, false, g.free(&q.Request), &q.Request)
 	s.Holds = failed < 0
 	if !s.Holds {
 		s.Failed, s.Detail = s.Conditions[failed].Reason, s.Conditions[failed].Detail

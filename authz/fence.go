@@ -1,7 +1,6 @@
 package authz
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 )
@@ -217,13 +216,14 @@ func (p *Policy) Fence(addr netip.Addr) (Reason, string) {
 
 // classSentence says in words what a class of the fence means.
 func classSentence(a netip.Addr, r Reason) string {
-	what := "is refused"
+	var room wordsRoom
+	w, what := words(room[:0]), "is refused"
 	switch r {
 	case OutsideNetworks:
 		if a.Zone() != "" {
-			return fmt.Sprintf("%s has a zone", quote(a.String()))
+			return string(w.quotedAddr(a).s(" has a zone"))
 		}
-		return fmt.Sprintf("%s is outside networks", a)
+		return string(w.addr(a).s(" is outside networks"))
 	case OwnAddress:
 		what = "is an address of this server"
 	case Loopback:
@@ -237,5 +237,5 @@ func classSentence(a netip.Addr, r Reason) string {
 	case Metadata:
 		what = "is a metadata address of a cloud"
 	}
-	return fmt.Sprintf("%s %s, and networks does not list it as that single address", quote(a.String()), what)
+	return string(w.quotedAddr(a).s(" ").s(what).s(", and networks does not list it as that single address"))
 }

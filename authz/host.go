@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strconv"
 	"strings"
 )
 
@@ -99,6 +98,14 @@ func sameLower(s string, lower []byte) bool {
 	return true
 }
 
+// notAllowed says of each ASCII character that no host has it.
+var notAllowed = func() (says [0x80]string) {
+	for c := range says {
+		says[c] = fmt.Sprintf("the character %q is not allowed", rune(c))
+	}
+	return says
+}()
+
 // checkLabels says what is wrong with the labels of a name, or returns "".
 // Upper case is not wrong. The characters of also are allowed besides.
 func checkLabels(name, also string) string {
@@ -116,9 +123,7 @@ func checkLabels(name, also string) string {
 			case c == ' ':
 				return "a space is not allowed"
 			default:
-				var buf [64]byte
-				b := strconv.AppendQuoteRune(append(buf[:0], "the character "...), rune(c))
-				return string(append(b, " is not allowed"...))
+				return notAllowed[c]
 			}
 			continue
 		}
@@ -147,11 +152,13 @@ func numeric(label string) bool {
 	return strings.Trim(label, digits) == ""
 }
 
+// mostQuoted is how much of a text is quoted.
+const mostQuoted = 80
+
 // quote makes text of unknown origin short and safe to print.
 func quote(s string) string {
-	const most = 80
-	if len(s) > most {
-		return fmt.Sprintf("%q…", s[:most])
+	if len(s) > mostQuoted {
+		return fmt.Sprintf("%q…", s[:mostQuoted])
 	}
 	return fmt.Sprintf("%q", s)
 }

@@ -1,7 +1,6 @@
 package authz
 
 import (
-	"fmt"
 	"net/netip"
 	"time"
 
@@ -39,18 +38,23 @@ func (p *Policy) Identify(login string, key ssh.PublicKey) (id Identity, reason 
 		return Identity{}, reason, detail
 	}
 	if login != id.User && p.named(login) != nil {
-		return Identity{}, OtherUser, fmt.Sprintf("the key is %s's, and the login %s is another user's name", id.User, quote(login))
+		var room wordsRoom
+		return Identity{}, OtherUser, string(words(room[:0]).s("the key is ").s(id.User).s("'s, and the login ").q(login).s(" is another user's name"))
 	}
 	return id, "", ""
 }
 
 func (p *Policy) identifyKey(key ssh.PublicKey) (id Identity, reason Reason, detail string) {
-	c := p.keyring().find(key)
+	var wire [1024]byte // for RSA keys of up to 8,000 bits
+	t := key.Type()
+	blob := appendWire(wire[:0], key, t)
+	c := p.keyring().byBlob[string(blob)]
 	if c == nil {
-		if why := unsupported(key); why != "" {
+		if why := unsupportedOf(key, t); why != "" {
 			return Identity{}, KeyUnsupported, why
 		}
-		return Identity{}, UnknownKey, fmt.Sprintf("the key %s is nobody's", ssh.FingerprintSHA256(key))
+		var room wordsRoom
+		return Identity{}, UnknownKey, string(words(room[:0]).s("the key ").fingerprint(blob).s(" is nobody's"))
 	}
 	if c.refused != "" {
 		return Identity{}, KeyUnsupported, c.refused
@@ -99,12 +103,13 @@ type standing struct {
 // The user is nil if there is no such user.
 func (p *Policy) standing(r *Request) (*user, standing) {
 	if p == nil {
-		return nil, standing{reason: UnknownUser, detail: "the policy has no user " + quote(r.User)}
+		return nil, standing{reason: UnknownUser, detail: noUserNamed(r.User)}
 	}
 	u, options, reason, detail := p.holder(r)
 	s := standing{reason: reason, detail: detail, options: options}
 	if lock := p.locked[Lock{User: r.User}]; lock != nil {
-		s.reason, s.detail = Locked, fmt.Sprintf("%s is locked%s", r.User, lock.since())
+		var room wordsRoom
+		s.reason, s.detail = Locked, string(words(room[:0]).s(r.User).s(" is locked").since(lock))
 	} else if why := p.revocation(r); why != "" {
 		s.reason, s.detail = Revoked, why
 	} else if why := p.shut[r.User]; why != "" {
@@ -118,12 +123,14 @@ func (p *Policy) standing(r *Request) (*user, standing) {
 // judge looks at what the key's options and the certificate say of time and
 // source.
 func (s *standing) judge(r *Request) {
+	var room wordsRoom
+	w := words(room[:0])
 	for _, o := range s.options {
 		switch {
 		case o.From != nil && !o.From.Match(sourceOf(r)):
-			s.refuse(KeyNotFrom, "the key is allowed from %s; %s", o.From, clientOf(r))
+			s.refuse(KeyNotFrom, w.s("the key is allowed from ").s(o.From.String()).s("; ").client(sourceOf(r)))
 		case !o.Expiry.IsZero() && !before(r, o.Expiry):
-			s.refuse(KeyExpired, "the key is allowed until %s", o.Expiry.Format("2006-01-02 15:04:05 MST"))
+			s.refuse(KeyExpired, w.s("the key is allowed until ").time(o.Expiry, "2006-01-02 15:04:05 MST"))
 		case !o.Expiry.IsZero():
 			s.next = earlier(s.next, o.Expiry)
 		}
@@ -131,14 +138,14 @@ func (s *standing) judge(r *Request) {
 	if c := r.Cert; c != nil {
 		switch {
 		case len(c.from) > 0 && !c.from.contains(sourceOf(r)):
-			s.refuse(CertNotFrom, "the certificate is for clients at %s; %s", some(c.fromText), clientOf(r))
+			s.refuse(CertNotFrom, w.s("the certificate is for clients at ").some(c.fromText).s("; ").client(sourceOf(r)))
 		case r.Time.IsZero() || r.Time.Before(c.after):
-			s.refuse(CertNotYet, "the certificate is valid from %s on", certTime(c.after))
+			s.refuse(CertNotYet, w.s("the certificate is valid from ").certTime(c.after).s(" on"))
 			if !r.Time.IsZero() {
 				s.next = earlier(s.next, c.after)
 			}
 		case !c.before.IsZero() && !r.Time.Before(c.before):
-			s.refuse(CertExpired, "the certificate was valid until %s", certTime(c.before))
+			s.refuse(CertExpired, w.s("the certificate was valid until ").certTime(c.before))
 		default:
 			s.next = earlier(s.next, c.before)
 		}
@@ -146,10 +153,15 @@ func (s *standing) judge(r *Request) {
 }
 
 // refuse keeps the first refusal.
-func (s *standing) refuse(reason Reason, format string, args ...any) {
+func (s *standing) refuse(reason Reason, detail words) {
 	if s.reason == "" {
-		s.reason, s.detail = reason, fmt.Sprintf(format, args...)
+		s.reason, s.detail = reason, string(detail)
 	}
+}
+
+func noUserNamed(name string) string {
+	var room wordsRoom
+	return string(words(room[:0]).s("the policy has no user ").q(name))
 }
 
 // before reports whether the request's time is known and before t.
@@ -157,10 +169,7 @@ func before(r *Request, t time.Time) bool { return !r.Time.IsZero() && r.Time.Be
 
 // clientOf says where the client is.
 func clientOf(r *Request) string {
-	if a := sourceOf(r); a.IsValid() {
-		return "the client is at " + a.String()
-	}
-	return "the address of the client is not known"
+	return string(words(nil).client(sourceOf(r)))
 }
 
 // holder returns the user of a request as his proof makes him, with what
@@ -171,14 +180,15 @@ func (p *Policy) holder(r *Request) (u *user, options narrowing, reason Reason, 
 		return p.certHolder(r)
 	}
 	if u == nil {
-		return nil, nil, UnknownUser, "the policy has no user " + quote(r.User)
+		return nil, nil, UnknownUser, noUserNamed(r.User)
 	}
 	if r.Key == AnyKey {
 		return u, nil, "", ""
 	}
 	c := p.keyring().byFingerprint[r.Key]
 	if c == nil || c.user != u {
-		return u, nil, KeyRemoved, fmt.Sprintf("%s has no key %s", u.name, quote(r.Key))
+		var room wordsRoom
+		return u, nil, KeyRemoved, string(words(room[:0]).s(u.name).s(" has no key ").q(r.Key))
 	}
 	if c.refused != "" {
 		return u, nil, KeyUnsupported, c.refused

@@ -14,7 +14,7 @@ import (
 // is not even imported, nor is any other package of ours.
 func TestImports(t *testing.T) {
 	allowed := map[string][]string{
-		".":          {"bytes", "cmp", "crypto/rsa", "crypto/sha256", "encoding/base64", "encoding/hex", "errors", "fmt", "io", "maps", "math", "net/netip", "regexp", "slices", "strconv", "strings", "time", "golang.org/x/crypto/ssh", "sekisho/authz/strictyaml", "sekisho/authz/authkeys", "sekisho/authz/krl"},
+		".":          {"bytes", "cmp", "crypto/ecdsa", "crypto/ed25519", "crypto/rsa", "crypto/sha256", "encoding/base64", "encoding/binary", "encoding/hex", "errors", "fmt", "io", "maps", "math", "math/bits", "net/netip", "regexp", "slices", "strconv", "strings", "time", "golang.org/x/crypto/ssh", "sekisho/authz/strictyaml", "sekisho/authz/authkeys", "sekisho/authz/krl"},
 		"authkeys":   {"cmp", "crypto/rsa", "encoding/base64", "fmt", "io", "net/netip", "slices", "strconv", "strings", "time", "unicode", "unicode/utf8", "golang.org/x/crypto/ssh", "sekisho/authz/strictyaml"},
 		"krl":        {"bytes", "cmp", "crypto/sha1", "crypto/sha256", "encoding/base64", "encoding/binary", "errors", "fmt", "math", "math/bits", "slices", "strconv", "strings", "time", "unicode", "unicode/utf8", "golang.org/x/crypto/ssh"},
 		"policyedit": {"bytes", "cmp", "fmt", "regexp", "slices", "strconv", "strings", "time", "unicode", "unicode/utf8", "golang.org/x/crypto/ssh", "sekisho/authz/strictyaml"},

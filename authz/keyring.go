@@ -192,7 +192,8 @@ func (n narrowing) refuses(host string, port uint32) (Reason, string) {
 			name, _, msg := parseHost(open.Host)
 			return open.Host == "*" || msg == "" && name == host
 		}) {
-			return KeyNotPermitted, fmt.Sprintf("permitopen of the key does not name %s, port %d", host, port)
+			var room wordsRoom
+			return KeyNotPermitted, string(words(room[:0]).s("permitopen of the key does not name ").s(host).s(", port ").u(uint64(port)))
 		}
 	}
 	return "", ""

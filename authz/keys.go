@@ -2,7 +2,6 @@ package authz
 
 import (
 	"crypto/rsa"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -24,7 +23,13 @@ func unsupported(key ssh.PublicKey) string {
 	if _, ok := key.(*ssh.Certificate); ok {
 		return "a certificate is no key"
 	}
-	switch t := key.Type(); {
+	return unsupportedOf(key, key.Type())
+}
+
+// unsupportedOf is unsupported for a key of a type. To ask one of ECDSA for its
+// type allocates, so that who needs it often asks once.
+func unsupportedOf(key ssh.PublicKey, t string) string {
+	switch {
 	case strings.Contains(t, "-cert-v0"):
 		return "a certificate is no key"
 	case t == ssh.InsecureKeyAlgoDSA:
@@ -40,7 +45,8 @@ func unsupported(key ssh.PublicKey) string {
 			return "the RSA key cannot be read"
 		}
 		if n := pub.N.BitLen(); n < minRSA {
-			return fmt.Sprintf("an RSA key needs at least %d bits, this one has %d", minRSA, n)
+			var room wordsRoom
+			return string(words(room[:0]).s("an RSA key needs at least ").u(minRSA).s(" bits, this one has ").u(uint64(n)))
 		}
 	}
 	return ""

@@ -62,18 +62,20 @@ func (l Lock) String() string {
 }
 
 // since says when and by whom, for the end of a sentence.
-func (l *Lock) since() string {
-	s := ""
+func (l *Lock) since() string { return string(words(nil).since(l)) }
+
+// since adds what Lock.since says.
+func (w words) since(l *Lock) words {
 	if !l.At.IsZero() {
-		s = " since " + l.At.UTC().Format("2006-01-02 15:04 MST")
+		w = w.s(" since ").time(l.At.UTC(), "2006-01-02 15:04 MST")
 	}
 	if l.By != "" {
-		s += " by " + quote(l.By)
+		w = w.s(" by ").q(l.By)
 	}
 	if l.Why != "" {
-		s += ": " + quote(l.Why)
+		w = w.s(": ").q(l.Why)
 	}
-	return s
+	return w
 }
 
 // List returns all locks, the lockdown first.
@@ -203,18 +205,20 @@ func (p *Policy) revocation(r *Request) string {
 	if why, ok := p.revoked[r.Key]; ok {
 		return why
 	}
+	var room wordsRoom
+	w := words(room[:0])
 	if l := p.locked[Lock{Key: r.Key}]; l != nil {
-		return "the key " + r.Key + " is revoked" + l.since()
+		return string(w.s("the key ").s(r.Key).s(" is revoked").since(l))
 	}
 	c := r.Cert
 	if c == nil {
 		return ""
 	}
 	if l := p.locked[Lock{Key: c.AuthorityKey}]; l != nil {
-		return fmt.Sprintf("the key of the authority %s is revoked%s", c.Authority, l.since())
+		return string(w.s("the key of the authority ").s(c.Authority).s(" is revoked").since(l))
 	}
 	if l := p.lockOfSerial(c); l != nil {
-		return fmt.Sprintf("the certificate with serial %d is revoked%s", c.Serial, l.since())
+		return string(w.s("the certificate with serial ").u(c.Serial).s(" is revoked").since(l))
 	}
 	return p.listed(c.cert)
 }
@@ -244,7 +248,8 @@ func (p *Policy) lockedDown(u *user, r *Request) (Reason, string) {
 	if p.locks == nil || p.locks.Lockdown == nil || r.Running || p.holds(u, r, Admin) {
 		return "", ""
 	}
-	return Lockdown, "there is a lockdown" + p.locks.Lockdown.since()
+	var room wordsRoom
+	return Lockdown, string(words(room[:0]).s("there is a lockdown").since(p.locks.Lockdown))
 }
 
 const locksHead = "# What was taken away by command: sekisho lock, revoke, lockdown. It goes before the policy.\nversion: 1\n"

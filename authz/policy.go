@@ -1,7 +1,6 @@
 package authz
 
 import (
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -163,11 +162,13 @@ func (p *Policy) Decide(r Request) Decision {
 	}
 	host, literal, msg := parseHost(r.Host)
 	if msg != "" {
-		return Decision{Reason: BadHost, Detail: quote(r.Host) + ": " + msg, Next: s.next, Policy: p.hash}
+		var room wordsRoom
+		return Decision{Reason: BadHost, Detail: string(words(room[:0]).q(r.Host).s(": ").s(msg)), Next: s.next, Policy: p.hash}
 	}
 	d := Decision{Host: host, Literal: literal, Policy: p.hash}
 	if r.Port < 1 || r.Port > 65535 {
-		d.Reason, d.Detail, d.Next = BadPort, fmt.Sprintf("the port %d is not between 1 and 65535", r.Port), s.next
+		var room wordsRoom
+		d.Reason, d.Detail, d.Next = BadPort, string(words(room[:0]).s("the port ").u(uint64(r.Port)).s(" is not between 1 and 65535")), s.next
 		return d
 	}
 	q := query{Request: r, addr: literal, port: uint16(r.Port)}
@@ -198,7 +199,8 @@ func (p *Policy) find(u *user, q *query, d *Decision) found {
 	addr := q.Addr.WithZone("").Unmap()
 	if q.name == "" && addr != q.addr {
 		d.Reason = NoGrant
-		d.Detail = fmt.Sprintf("%s is not the address that was asked for, %s", quote(q.Addr.String()), q.addr)
+		var room wordsRoom
+		d.Detail = string(words(room[:0]).quotedAddr(q.Addr).s(" is not the address that was asked for, ").addr(q.addr))
 		return found{}
 	}
 	q.addr, q.second = addr, true
@@ -220,7 +222,8 @@ func (p *Policy) conclude(u *user, options narrowing, q *query, f found, d *Deci
 		}
 		g, t := p.grants[f.outside], f.target
 		d.Reason = OutsideWithin
-		d.Detail = fmt.Sprintf("%s is outside within of target %q in grant %q", q.Addr, t.name, g.name)
+		var room wordsRoom
+		d.Detail = string(words(room[:0]).addr(q.Addr).s(" is outside within of target ").q(t.name).s(" in grant ").q(g.name))
 		return
 	}
 	d.Next = u.cond.next(&q.Request, false)
@@ -238,7 +241,7 @@ func (p *Policy) conclude(u *user, options narrowing, q *query, f found, d *Deci
 	if f.grant == none {
 		g := p.grants[f.blocked]
 		k := g.failing(&q.Request)
-		d.Reason, d.Detail = conditionReasons[k], g.cond.sentence(k, fmt.Sprintf("grant %q", g.name), false, &q.Request)
+		d.Reason, d.Detail = conditionReasons[k], g.cond.sentence(k, g.name, false, &q.Request)
 		return
 	}
 	g := p.grants[f.grant]
@@ -284,15 +287,18 @@ func (g *grant) fits(q *query) bool {
 }
 
 func (p *Policy) noGrant(u *user, q *query, f found, d *Decision) {
+	var room wordsRoom
+	w := words(room[:0])
 	d.Reason = NoGrant
 	switch {
 	case f.named:
-		d.Detail = fmt.Sprintf("grants of %s name %s, but not on port %d", u.name, d.Host, q.port)
+		w = w.s("grants of ").s(u.name).s(" name ").s(d.Host).s(", but not on port ")
 	case q.second && q.name != "":
-		d.Detail = fmt.Sprintf("no grant of %s names %s or has %s, with port %d", u.name, d.Host, q.addr, q.port)
+		w = w.s("no grant of ").s(u.name).s(" names ").s(d.Host).s(" or has ").addr(q.addr).s(", with port ")
 	default:
-		d.Detail = fmt.Sprintf("no grant of %s reaches %s with port %d", u.name, d.Host, q.port)
+		w = w.s("no grant of ").s(u.name).s(" reaches ").s(d.Host).s(" with port ")
 	}
+	d.Detail = string(w.u(uint64(q.port)))
 }
 
 // inZone reports whether the name is in one of the DNS zones.

@@ -304,7 +304,7 @@ func untouchable(g GrantStep, r *Request) GrantStep {
 	g.Conditions = slices.Clone(g.Conditions)
 	for i := range g.Conditions {
 		if c := &g.Conditions[i]; c.Reason == NeedsTouch {
-			c.Open, c.Detail = false, (&conditions{}).sentence(condTouch, fmt.Sprintf("grant %q", g.Grant), false, r)
+			c.Open, c.Detail = false, (&conditions{}).sentence(condTouch, g.Grant, false, r)
 		}
 	}
 	failed := g.Failed
@@ -714,7 +714,7 @@ func (s *survey) viewGrants(u *user, by []*authority) (views []UserGrant) {
 	for _, id := range slices.Sorted(maps.Keys(of)) {
 		g := s.p.grants[id]
 		v := UserGrant{Grant: g.name, Authorities: of[id], Keep: g.keep, Limits: g.limits}
-		asks, _ := g.cond.steps(fmt.Sprintf("grant %q", g.name), false, false, &s.q.Request)
+		asks, _ := g.cond.steps(g.name, false, false, &s.q.Request)
 		v.Conditions = leaveOpen(asks, &s.q.Request, true)
 		v.Holds = !slices.ContainsFunc(v.Conditions, fails)
 		for _, t := range g.targets {

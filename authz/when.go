@@ -154,44 +154,75 @@ func (c *conditions) text(k condition) string {
 	return "touch"
 }
 
-// sentence says why a condition fails. Who is `grant "name"`, or the user if
-// person is set.
-func (c *conditions) sentence(k condition, who string, person bool, r *Request) string {
-	allows := who + " allows"
+// sentence says why a condition fails: of a user of that name if person is set,
+// of a grant otherwise.
+func (c *conditions) sentence(k condition, name string, person bool, r *Request) string {
+	var room wordsRoom
+	w := words(room[:0])
 	if person {
-		allows = who + " is allowed"
+		w = w.s(name)
+	} else {
+		w = w.s("grant ").q(name)
 	}
-	client := "the address of the client is not known"
-	if a := sourceOf(r); a.IsValid() {
-		client = "the client is at " + a.String()
+	switch {
+	case k == condTouch:
+		return string(w.s(" needs a key whose signature shows that it was touched"))
+	case person:
+		w = w.s(" is allowed ")
+	default:
+		w = w.s(" allows ")
 	}
 	switch k {
 	case condFrom:
-		return fmt.Sprintf("%s from %s; %s", allows, some(c.fromText), client)
+		w = w.s("from ").some(c.fromText).s("; ").client(sourceOf(r))
 	case condExcept:
-		return fmt.Sprintf("%s nothing from %s; %s", allows, some(c.exceptText), client)
+		w = w.s("nothing from ").some(c.exceptText).s("; ").client(sourceOf(r))
 	case condAfter:
-		return fmt.Sprintf("%s from %s on; %s", allows, c.after.text, clock(r, c.after.zone))
+		w = w.s("from ").s(c.after.text).s(" on; ").clock(r, c.after.zone)
 	case condUntil:
-		return fmt.Sprintf("%s until %s; %s", allows, c.until.text, clock(r, c.until.zone))
+		w = w.s("until ").s(c.until.text).s("; ").clock(r, c.until.zone)
 	case condHours:
-		return fmt.Sprintf("%s %s; %s", allows, c.hours, c.hours.clock(r.Time))
+		w = w.s(c.hours.text).s("; ").clocks(c.hours, r.Time)
 	}
-	return who + " needs a key whose signature shows that it was touched"
+	return string(w)
 }
 
-func clock(r *Request, zone *time.Location) string {
+// clock adds what a clock of a zone shows.
+func (w words) clock(r *Request, zone *time.Location) words {
 	if r.Time.IsZero() {
-		return "the time is not known"
+		return w.s("the time is not known")
 	}
-	return "it is " + r.Time.In(zone).Format("2006-01-02 15:04") + " there"
+	return w.s("it is ").time(r.Time.In(zone), "2006-01-02 15:04").s(" there")
 }
+
+// clocks adds what the clocks of the zones of hours show.
+func (w words) clocks(h *hours, at time.Time) words {
+	switch {
+	case at.IsZero():
+		return w.s("the time is not known")
+	case len(h.zones) == 1:
+		return w.s("it is ").time(at.In(h.zones[0].zone), "Mon 15:04").s(" there")
+	}
+	w = w.s("it is ")
+	for i, z := range h.zones[:min(len(h.zones), mostTexts)] {
+		if i > 0 {
+			w = w.s(", ")
+		}
+		w = w.time(at.In(z.zone), "Mon 15:04").s(" in ").s(z.zone.String())
+	}
+	if len(h.zones) > mostTexts {
+		w = w.s(" …")
+	}
+	return w
+}
+
+// mostTexts is how many of many texts are told.
+const mostTexts = 8
 
 // some joins texts, and leaves out the rest of many.
 func some(texts []string) string {
-	const most = 8
-	if len(texts) > most {
-		return strings.Join(texts[:most], ", ") + " …"
+	if len(texts) > mostTexts {
+		return strings.Join(texts[:mostTexts], ", ") + " …"
 	}
 	return strings.Join(texts, ", ")
 }
@@ -211,6 +242,7 @@ func (g *grant) free(r *Request) bool {
 type hours struct {
 	windows []window // as written
 	zones   []zoneHours
+	text    string // of the windows, as String gives it
 }
 
 // A window is one entry of hours.
@@ -262,6 +294,7 @@ func makeHours(windows []window) *hours {
 	for i := range h.zones {
 		h.zones[i].spans = join(h.zones[i].spans)
 	}
+	h.text = h.String()
 	return h
 }
 
@@ -381,22 +414,6 @@ func (h *hours) String() string {
 	} else {
 		return s + " " + h.zones[0].zone.String()
 	}
-}
-
-// clock says what the clocks of the zones show.
-func (h *hours) clock(at time.Time) string {
-	if at.IsZero() {
-		return "the time is not known"
-	}
-	shows := func(z zoneHours) string { return at.In(z.zone).Format("Mon 15:04") }
-	if len(h.zones) == 1 {
-		return "it is " + shows(h.zones[0]) + " there"
-	}
-	var texts []string
-	for _, z := range h.zones {
-		texts = append(texts, shows(z)+" in "+z.zone.String())
-	}
-	return "it is " + some(texts)
 }
 
 var dayNames = [7]string{"Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"}
