@@ -65,7 +65,7 @@ func (svc *service) api() *admin.Server {
 // preview says what would end if a policy came into force.
 func (svc *service) preview(text []byte) (*previewed, error) {
 	s := svc.setup
-	policy, problems := parsePolicy(text, s.path(s.settings.Policy), s.settings.Networks, s.settings.DNS.Zones)
+	policy, problems := s.parse(text, s.path(s.settings.Policy))
 	if problems.Err() != nil {
 		return nil, &admin.Error{Message: texts(problems)}
 	}

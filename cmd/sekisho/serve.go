@@ -150,6 +150,7 @@ func start(s *setup, log *logrus.Logger) (*service, error) {
 		}
 		return nil, &failure{err, hint}
 	}
+	s.serving = true
 	svc := &service{setup: s, log: log, book: book, refused: map[string]string{}}
 	if err := svc.open(); err != nil {
 		for _, l := range svc.listeners {

@@ -28,6 +28,7 @@ type setup struct {
 	counts   counts        // of the policy
 	beside   beside
 	hosts    *hostsfile.File
+	serving  bool // others' bytes move meanwhile
 }
 
 // load reads and judges all files, and returns every problem in them, sorted
@@ -122,8 +123,21 @@ func (s *setup) tryPolicy() (_ *authz.Policy, _ counts, unread bool, _ strictyam
 	if err != nil {
 		return nil, counts{}, true, strictyaml.Problems{{File: path, Message: fmt.Sprintf("cannot be read: %v", reason(err))}}
 	}
-	policy, problems := parsePolicy(content, path, s.settings.Networks, s.settings.DNS.Zones)
-	return policy, countPolicy(content), false, problems
+	policy, problems := s.parse(content, path)
+	return policy, counts(policy.Counts()), false, problems
+}
+
+// parse reads the text of a policy: beside forwards that run, if there are any.
+func (s *setup) parse(content []byte, path string) (policy *authz.Policy, problems strictyaml.Problems) {
+	parse := func() {
+		policy, problems = parsePolicy(content, path, s.settings.Networks, s.settings.DNS.Zones)
+	}
+	if s.serving && len(content) >= quietFrom {
+		quiet(parse)
+	} else {
+		parse()
+	}
+	return policy, problems
 }
 
 func parsePolicy(content []byte, path string, networks []netip.Prefix, zones []string) (*authz.Policy, strictyaml.Problems) {
@@ -158,23 +172,10 @@ func fromHosts(problems []hostsfile.Problem) strictyaml.Problems {
 }
 
 // counts are what a policy holds.
-type counts struct{ users, keys, targets, grants int }
+type counts authz.Counts
 
 func (c counts) String() string {
-	return fmt.Sprintf("%s with %s, %s, %s", many(c.users, "user"), many(c.keys, "key"), many(c.targets, "target"), many(c.grants, "grant"))
-}
-
-// countPolicy counts what is in the text of a policy that has been read
-// without an error.
-func countPolicy(content []byte) (c counts) {
-	root, _ := strictyaml.Parse(bytes.NewReader(content), "")
-	m := root.Map("users", "targets", "grants")
-	users := m.Get("users").Items()
-	for _, u := range users {
-		c.keys += len(u.Map("keys").Get("keys").Items())
-	}
-	c.users, c.targets, c.grants = len(users), len(m.Get("targets").Items()), len(m.Get("grants").Items())
-	return c
+	return fmt.Sprintf("%s with %s, %s, %s", many(c.Users, "user"), many(c.Keys, "key"), many(c.Targets, "target"), many(c.Grants, "grant"))
 }
 
 // A where is what the command line of check and serve says about the files and
