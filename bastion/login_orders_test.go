@@ -61,7 +61,10 @@ func wants(tries []try) (reason, key string) {
 	var asked *try // the last about a key
 	for i := range tries {
 		if i > 0 && tries[i-1].key != "" {
-			asked = &tries[i-1]
+			again := asked != nil && asked.refused != "" && tries[i-1].says == goOn && asked.user == tries[i-1].user && asked.key == tries[i-1].key
+			if !again { // else it was told what is remembered
+				asked = &tries[i-1]
+			}
 		}
 		switch t := &tries[i]; {
 		case t.says == hangsUp && t.refused == "":
