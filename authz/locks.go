@@ -23,6 +23,10 @@ import (
 type Locks struct {
 	Lockdown *Lock // nothing begins, but for admins
 	All      []Lock
+
+	// Undone are the last of those that were taken off: At and By are when, and
+	// by whom. They are kept so that a server that did not run can tell.
+	Undone []Lock
 }
 
 // A Lock takes away one thing: a user, a key, or the certificates with a
@@ -113,16 +117,40 @@ func (l *Locks) With(lock Lock) *Locks {
 	} else if l.Has(lock) == nil {
 		out.All = append(out.All, lock)
 	}
+	out.Undone = slices.DeleteFunc(out.Undone, lock.Same)
 	return out
 }
 
-// Without returns the locks with one less.
+// WasUndone returns when, and by whom, a lock was taken off, or nil if that is
+// not known.
+func (l *Locks) WasUndone(what Lock) *Lock {
+	if l == nil {
+		return nil
+	}
+	for i := range l.Undone {
+		if l.Undone[i].Same(what) {
+			return &l.Undone[i]
+		}
+	}
+	return nil
+}
+
+// mostUndone is how many locks that were taken off are kept.
+const mostUndone = 100
+
+// Without returns the locks with one less. Lock says when it is taken off, and
+// by whom.
 func (l *Locks) Without(lock Lock) *Locks {
 	out := l.clone()
+	if l.Has(lock) == nil {
+		return out
+	}
 	if lock.IsLockdown() {
 		out.Lockdown = nil
 	}
 	out.All = slices.DeleteFunc(out.All, lock.Same)
+	out.Undone = append(slices.DeleteFunc(out.Undone, lock.Same), lock)
+	out.Undone = out.Undone[max(len(out.Undone)-mostUndone, 0):]
 	return out
 }
 
@@ -130,7 +158,7 @@ func (l *Locks) clone() *Locks {
 	if l == nil {
 		return &Locks{}
 	}
-	return &Locks{Lockdown: l.Lockdown, All: slices.Clone(l.All)}
+	return &Locks{Lockdown: l.Lockdown, All: slices.Clone(l.All), Undone: slices.Clone(l.Undone)}
 }
 
 // A RevocationList is a list of OpenSSH's (PROTOCOL.krl), with the name of its
@@ -266,13 +294,15 @@ func (l *Locks) Text() []byte {
 	}
 	for _, section := range []struct {
 		name string
+		of   []Lock
 		has  func(Lock) bool
 	}{
-		{"locked", func(l Lock) bool { return l.User != "" }},
-		{"revoked", func(l Lock) bool { return l.User == "" }},
+		{"locked", l.All, func(l Lock) bool { return l.User != "" }},
+		{"revoked", l.All, func(l Lock) bool { return l.User == "" }},
+		{"undone", l.Undone, func(Lock) bool { return true }},
 	} {
 		heading := section.name + ":\n"
-		for _, lock := range l.All {
+		for _, lock := range section.of {
 			if section.has(lock) {
 				fmt.Fprintf(&b, "%s  - {%s}\n", heading, strings.Join(lock.fields(), ", "))
 				heading = ""
@@ -289,6 +319,8 @@ func (l *Lock) fields() []string {
 		fields = append(fields, "user: "+strconv.QuoteToASCII(l.User))
 	case l.Key != "":
 		fields = append(fields, "key: "+strconv.QuoteToASCII(l.Key))
+	case l.IsLockdown():
+		fields = append(fields, "lockdown: true")
 	default:
 		fields = append(fields, `serial: "`+strconv.FormatUint(l.Serial, 10)+`"`)
 		if l.Authority != "" {
@@ -314,7 +346,7 @@ func ParseLocks(r io.Reader, filename string) (*Locks, strictyaml.Problems) {
 		return nil, problems
 	}
 	l := &Locks{}
-	m := root.Map("version", "lockdown", "locked", "revoked")
+	m := root.Map("version", "lockdown", "locked", "revoked", "undone")
 	var version int
 	if n := m.Require("version"); n.Int(&version, 1, 1<<31) && version != 1 {
 		n.Errorf("version %d is not supported by this version", version).Hint = "write version: 1"
@@ -333,37 +365,66 @@ func ParseLocks(r io.Reader, filename string) (*Locks, strictyaml.Problems) {
 		}
 	}
 	for _, n := range m.Get("revoked").Items() {
-		m := n.Map("key", "serial", "authority", "at", "by", "why")
-		var lock Lock
-		lock.parseCircumstances(m)
-		switch key, serial := m.Get("key"), m.Get("serial"); {
-		case (key == nil) == (serial == nil):
-			n.Errorf("what is revoked is either a key or a serial")
-			continue
-		case key != nil:
-			if key.String(&lock.Key) && !isFingerprint(lock.Key) {
-				key.Errorf("%s is not a fingerprint", quote(lock.Key)).Hint = "ssh-keygen -lf FILE prints it: SHA256:…"
-			}
-			if n := m.Get("authority"); n != nil {
-				n.Key().Errorf("authority is about a serial, and this is a key").Hint = "leave it out: a key is revoked whoever has signed it"
-			}
-		default:
-			var s string
-			if serial.StringOrInt(&s) {
-				var err error
-				if lock.Serial, err = strconv.ParseUint(s, 10, 64); err != nil || lock.Serial == 0 {
-					serial.Errorf("%s is not the serial of a certificate", quote(s)).Hint = "it is a number from 1 on; ssh-keygen -Lf FILE prints it"
-				}
-			}
-			m.Get("authority").String(&lock.Authority)
+		if lock, ok := parseRevoked(n, n.Map("key", "serial", "authority", "at", "by", "why")); ok {
+			l.All = append(l.All, lock)
 		}
-		l.All = append(l.All, lock)
+	}
+	for _, n := range m.Get("undone").Items() {
+		if lock, ok := parseUndone(n); ok {
+			l.Undone = append(l.Undone, lock)
+		}
 	}
 	problems = root.Problems()
 	if problems.Err() != nil {
 		return nil, problems
 	}
 	return l, problems
+}
+
+// parseUndone reads a lock of any kind that was taken off.
+func parseUndone(n *strictyaml.Node) (lock Lock, ok bool) {
+	m := n.Map("user", "lockdown", "key", "serial", "authority", "at", "by", "why")
+	user, lockdown := m.Get("user"), m.Get("lockdown")
+	if user == nil && lockdown == nil {
+		return parseRevoked(n, m)
+	}
+	lock.parseCircumstances(m)
+	var is bool
+	switch {
+	case user != nil:
+		lock.User, ok = name(user, "user")
+		return lock, ok
+	case lockdown.Bool(&is) && !is:
+		lockdown.Errorf("a lockdown that was taken off is written: lockdown: true")
+	}
+	return lock, is
+}
+
+// parseRevoked reads a key or a serial.
+func parseRevoked(n *strictyaml.Node, m strictyaml.Map) (lock Lock, ok bool) {
+	lock.parseCircumstances(m)
+	switch key, serial := m.Get("key"), m.Get("serial"); {
+	case (key == nil) == (serial == nil):
+		n.Errorf("what is revoked is either a key or a serial")
+		return lock, false
+	case key != nil:
+		if key.String(&lock.Key) && !isFingerprint(lock.Key) {
+			key.Errorf("%s is not a fingerprint", quote(lock.Key)).Hint = "ssh-keygen -lf FILE prints it: SHA256:…"
+		}
+		if n := m.Get("authority"); n != nil {
+			n.Key().Errorf("authority is about a serial, and this is a key").Hint = "leave it out: a key is revoked whoever has signed it"
+		}
+	default:
+		var s string
+		if serial.StringOrInt(&s) {
+			var err error
+			if lock.Serial, err = strconv.ParseUint(s, 10, 64); err != nil || lock.Serial == 0 {
+				serial.Errorf("%s is not the serial of a certificate", quote(s)).Hint = "it is a number from 1 on; ssh-keygen -Lf FILE prints it"
+			}
+		}
+		m.Get("authority").String(&lock.Authority)
+	}
+	return lock, true
 }
 
 func (l *Lock) parseCircumstances(m strictyaml.Map) {

@@ -251,7 +251,7 @@ revoked:
 	if got := string(full.Text()); got != want {
 		t.Errorf("got:\n%swant:\n%s", got, want)
 	}
-	for _, l := range []*Locks{full, {}, nil, {Lockdown: &Lock{}}, {All: []Lock{{User: "a"}}}} {
+	for _, l := range []*Locks{full, {}, nil, {Lockdown: &Lock{}}, {All: []Lock{{User: "a"}}}, full.Without(Lock{At: lockedAt}).Without(Lock{User: "alice", At: lockedAt, By: "ops"}).Without(Lock{Key: fingerprint(1)}).Without(Lock{Serial: 7, Authority: "corp"})} {
 		text := l.Text()
 		back, problems := ParseLocks(bytes.NewReader(text), "locks")
 		if back == nil || len(problems) > 0 {
@@ -280,7 +280,7 @@ func TestProblemsOfLocks(t *testing.T) {
 		{"all there is", "lockdown: {}\nlocked: [{user: alice}]\nrevoked: [{key: \"" + fp + "\"}, {serial: 7}, {serial: \"7\", authority: corp}]", ""},
 		{"nothing", "", ""},
 		{"empty lists", "locked: []\nrevoked: []", ""},
-		{"a misspelt section", "lock: [{user: alice}]", `locks:2:1: unknown key "lock"; known here: version, lockdown, locked, revoked`},
+		{"a misspelt section", "lock: [{user: alice}]", `locks:2:1: unknown key "lock"; known here: version, lockdown, locked, revoked, undone`},
 		{"a section of nothing", "locked:", "locks:2:8: locked wants a list, not nothing; write [] for none"},
 		{"a lockdown of nothing", "lockdown:", "locks:2:10: lockdown wants a mapping (key: value), not nothing"},
 		{"a lockdown that is off", "lockdown: false", "locks:2:11: lockdown wants a mapping (key: value), not false"},

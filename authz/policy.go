@@ -511,11 +511,32 @@ func (p *Policy) Users() []string {
 	return slices.Sorted(maps.Keys(p.users))
 }
 
+// Named reports whether the policy has a user of this very name, if only in a
+// grant.
+func (p *Policy) Named(name string) bool { return p.named(name) != nil }
+
+// Authorities returns the names of the policy's authorities, sorted.
+func (p *Policy) Authorities() (names []string) {
+	if p == nil {
+		return nil
+	}
+	for _, all := range p.written.authorities {
+		for _, a := range all {
+			names = append(names, a.name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // CouldBe reports whether somebody could come as the user of a name: one that
 // the policy has, or whom one of its authorities could vouch for.
 func (p *Policy) CouldBe(name string) bool {
 	if p == nil || p.named(name) != nil {
 		return p != nil
+	}
+	if p.isAlmostUser(name) {
+		return false
 	}
 	for _, all := range p.written.authorities {
 		if slices.ContainsFunc(all, func(a *authority) bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 
 	"sekisho/authz/strictyaml"
 	"sekisho/bastion"
@@ -13,7 +14,9 @@ import (
 // What commands ask the server that runs, over the admin socket:
 //
 //	POST /v1/reload   wantReload → reloaded     read policy and hosts again
-//	POST /v1/locks             → locking       read the locks again
+//	GET  /v1/locks             → lockState     those in force
+//	POST /v1/locks             → locking       read them again
+//	POST /v1/known   wantKnown → knownAnswer   whether the policy has a name
 //	POST /v1/preview  wantPreview → previewed   what would end under another policy
 
 type wantReload struct {
@@ -30,6 +33,12 @@ type previewed struct {
 	Connections []bastion.Ending `json:"connections"`
 }
 
+// A lockState is where the server has its locks, and which it has.
+type lockState struct {
+	Path string `json:"path"`
+	Text []byte `json:"text"`
+}
+
 // api answers commands.
 func (svc *service) api() *admin.Server {
 	server := admin.NewServer(func(text string, fields map[string]any) {
@@ -41,9 +50,24 @@ func (svc *service) api() *admin.Server {
 			return nil, fmt.Errorf("reading the request: %w", err)
 		}
 		svc.log.WithField("by", peer.User).Info("reload is asked for")
-		done := svc.reload(byCommand, want.Force)
-		svc.rereadBeside()
-		return done, nil
+		return svc.reload(byCommand, want.Force), nil
+	})
+	server.Handle("GET /v1/locks", func(context.Context, admin.Peer, []byte) (any, error) {
+		svc.reloading.Lock()
+		defer svc.reloading.Unlock()
+		s := svc.setup
+		path, err := filepath.Abs(s.path(s.settings.Locks))
+		return lockState{Path: path, Text: s.beside.locks.Text()}, err
+	})
+	server.Handle("POST /v1/known", func(_ context.Context, _ admin.Peer, body []byte) (any, error) {
+		var want wantKnown
+		if err := json.Unmarshal(body, &want); err != nil {
+			return nil, fmt.Errorf("reading the request: %w", err)
+		}
+		svc.reloading.Lock()
+		policy := svc.setup.policy
+		svc.reloading.Unlock()
+		return want.ask(policy), nil
 	})
 	server.Handle("POST /v1/locks", func(_ context.Context, peer admin.Peer, _ []byte) (any, error) {
 		done, problems := svc.reloadLocks(peer.User)

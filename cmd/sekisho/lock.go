@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -50,8 +52,10 @@ waited for.`,
 				if !userForm.MatchString(args[0]) {
 					return nil, "", failf("", "%q is not a name that a user can have", args[0])
 				}
-				if err := knownUser(s, args[0]); err != nil && !anyway {
-					return nil, "", err
+				if !anyway {
+					if err := s.known(cmd.Context(), wantKnown{User: args[0]}); err != nil {
+						return nil, "", err
+					}
 				}
 				return locks.With(c.sign(what)), "user " + args[0] + " is locked", nil
 			})
@@ -75,7 +79,7 @@ func newUnlock(std stdio) *cobra.Command {
 				if locks.Has(what) == nil {
 					return nil, "", failf(lockedHint(locks), "user %s is not locked", args[0])
 				}
-				return locks.Without(what), "user " + args[0] + " is no longer locked", nil
+				return locks.Without(c.sign(what)), "user " + args[0] + " is no longer locked", nil
 			})
 		},
 	}
@@ -100,7 +104,7 @@ func lockedHint(locks *authz.Locks) string {
 func newRevoke(std stdio) *cobra.Command {
 	var c lockCommand
 	var authority, file string
-	var undo bool
+	var undo, anyway bool
 	cmd := &cobra.Command{
 		Use:   "revoke FINGERPRINT|SERIAL",
 		Short: "Let a key or certificate in no more, at once",
@@ -120,14 +124,19 @@ that ssh-keygen -k makes are read, too: see the setting "revoked_keys".`,
 			if err != nil {
 				return err
 			}
-			return c.change(cmd, std, func(_ *setup, locks *authz.Locks) (*authz.Locks, string, error) {
+			return c.change(cmd, std, func(s *setup, locks *authz.Locks) (*authz.Locks, string, error) {
 				switch has := locks.Has(what) != nil; {
 				case undo && !has:
 					return nil, "", failf("sekisho lock lists what is", "%s is not revoked", what)
 				case undo:
-					return locks.Without(what), what.String() + " is no longer revoked", nil
+					return locks.Without(c.sign(what)), what.String() + " is no longer revoked", nil
 				case has:
 					return nil, what.String() + " is revoked already", nil
+				}
+				if !anyway && what.Authority != "" {
+					if err := s.known(cmd.Context(), wantKnown{Authority: what.Authority}); err != nil {
+						return nil, "", err
+					}
 				}
 				return locks.With(c.sign(what)), what.String() + " is revoked", nil
 			})
@@ -138,6 +147,7 @@ that ssh-keygen -k makes are read, too: see the setting "revoked_keys".`,
 	f.StringVar(&authority, "authority", "", "the `name` of the authority whose serial it is (default: every authority)")
 	f.StringVar(&file, "key", "", "the `file` with the public key, in place of its fingerprint")
 	f.BoolVar(&undo, "undo", false, "take the revocation back")
+	f.BoolVar(&anyway, "anyway", false, "also for an authority that the policy does not have")
 	return cmd
 }
 
@@ -196,7 +206,7 @@ the policy. What runs goes on: sekisho lock ends what a user has open.`,
 				case on:
 					return locks.With(c.sign(authz.Lock{})), "lockdown: nothing new begins, but for admins", nil
 				}
-				return locks.Without(authz.Lock{}), "the lockdown is over", nil
+				return locks.Without(c.sign(authz.Lock{})), "the lockdown is over", nil
 			})
 		},
 	}
@@ -236,13 +246,9 @@ func whoami() string {
 // server has taken it over. Edit returns the new locks, or nil if there is
 // nothing to do, and what to say.
 func (c *lockCommand) change(cmd *cobra.Command, std stdio, edit func(*setup, *authz.Locks) (*authz.Locks, string, error)) error {
-	config, err := c.findConfig(cmd, nil)
+	s, err := c.settings(cmd, std)
 	if err != nil {
 		return err
-	}
-	s, problems := loadSettings(config, nil, os.Environ())
-	if problems.Err() != nil {
-		return &badFiles{problems}
 	}
 	path := s.path(s.settings.Locks)
 	unlock, err := lockFolder(filepath.Dir(path))
@@ -254,6 +260,15 @@ func (c *lockCommand) change(cmd *cobra.Command, std stdio, edit func(*setup, *a
 	if problems.Err() != nil {
 		return &badFiles{problems}
 	}
+	inForce, err := s.locksInForce(cmd.Context())
+	if err != nil {
+		return err
+	}
+	if locks == nil && inForce != nil {
+		// What the server keeps must not be given back because its file is gone.
+		tell(std.err, strictyaml.Problems{{File: path, Message: "was gone, and is written anew with what is in force", Warning: true}})
+		locks = inForce
+	}
 	changed, said, err := edit(s, locks)
 	if err != nil {
 		return err
@@ -262,12 +277,65 @@ func (c *lockCommand) change(cmd *cobra.Command, std stdio, edit func(*setup, *a
 		if err := replaceFile(path, changed.Text(), 0o644); err != nil {
 			return failf("run it as the user to whom the files belong: sudo sekisho …", "writing %s: %v", path, reason(err))
 		}
+		locks = changed
 	}
 	// Also where nothing has changed: the server may not have taken it over.
-	return c.tellServer(cmd.Context(), std, s, said)
+	return tellServer(cmd.Context(), std, s, said, locks)
 }
 
-func (c *lockCommand) tellServer(ctx context.Context, std stdio, s *setup, said string) error {
+// settings returns the settings as far as they can be read: a mistake in them
+// must not keep anybody from taking access away.
+func (c *lockCommand) settings(cmd *cobra.Command, std stdio) (*setup, error) {
+	config, err := c.findConfig(cmd, nil)
+	if err != nil {
+		return nil, err
+	}
+	s, problems := loadSettings(config, nil, os.Environ())
+	if s.content == nil {
+		return nil, &badFiles{problems}
+	}
+	for i := range problems {
+		problems[i].Warning = true
+	}
+	tell(std.err, problems)
+	return s, nil
+}
+
+// locksInForce returns the locks that the server has, or nil where none runs.
+func (s *setup) locksInForce(ctx context.Context) (*authz.Locks, error) {
+	var state lockState
+	err := s.call(ctx, "GET", "/v1/locks", nil, &state)
+	switch {
+	case errors.Is(err, admin.ErrNotRunning):
+		return nil, nil
+	case err != nil:
+		return nil, serverError(err)
+	case !samePath(state.Path, s.path(s.settings.Locks)):
+		return nil, failf("name the settings that it runs with: --config",
+			"the server that runs has its locks in %s, and these settings name %s", state.Path, s.path(s.settings.Locks))
+	}
+	locks, problems := authz.ParseLocks(bytes.NewReader(state.Text), state.Path)
+	return locks, problems.Err()
+}
+
+// samePath reports whether two paths of files, of which there need be none, are
+// the same.
+func samePath(a, b string) bool {
+	whole := func(path string) string {
+		dir, err := filepath.Abs(filepath.Dir(path))
+		if err != nil {
+			return path
+		}
+		if real, err := filepath.EvalSymlinks(dir); err == nil {
+			dir = real
+		}
+		return filepath.Join(dir, filepath.Base(path))
+	}
+	return whole(a) == whole(b)
+}
+
+// tellServer has the server take the locks over, and makes sure that it has.
+func tellServer(ctx context.Context, std stdio, s *setup, said string, want *authz.Locks) error {
 	var done locking
 	err := s.call(ctx, "POST", "/v1/locks", nil, &done)
 	switch {
@@ -281,19 +349,23 @@ func (c *lockCommand) tellServer(ctx context.Context, std stdio, s *setup, said 
 	case err != nil:
 		return failf("the server follows the file; see what its log says of it", "%s in %s, but the server has not said that it has taken it over: %v", said, s.path(s.settings.Locks), err)
 	}
+	has, problems := authz.ParseLocks(bytes.NewReader(done.Text), "")
+	if problems.Err() != nil || !sameLocks(has, want) {
+		return failf("give the command again, and see the server's log", "%s in %s, but the server has other locks in force", said, s.path(s.settings.Locks))
+	}
 	fmt.Fprintf(std.out, "%s; %s, %s closed\n", said, many(done.Forwards, "forward"), many(done.Connections, "connection"))
 	return nil
 }
 
+func sameLocks(a, b *authz.Locks) bool {
+	return slices.EqualFunc(a.List(), b.List(), authz.Lock.Same)
+}
+
 // list prints what is locked and revoked.
 func (c *lockCommand) list(cmd *cobra.Command, std stdio, asJSON bool) error {
-	config, err := c.findConfig(cmd, nil)
+	s, err := c.settings(cmd, std)
 	if err != nil {
 		return err
-	}
-	s, problems := loadSettings(config, nil, os.Environ())
-	if problems.Err() != nil {
-		return &badFiles{problems}
 	}
 	locks, _, problems := s.readLocks()
 	if problems.Err() != nil {
@@ -325,18 +397,54 @@ func (c *lockCommand) list(cmd *cobra.Command, std stdio, asJSON bool) error {
 	return nil
 }
 
-// knownUser returns an error if the policy is good and nobody could be the
-// user: a name that is misspelt must not look locked.
-func knownUser(s *setup, name string) error {
-	policy, _, problems := s.readPolicy()
-	if problems.Err() != nil || policy.CouldBe(name) {
+// known asks whether a policy has what is to be locked or revoked: what is
+// misspelt must not look taken away. A server that runs knows; else the file is
+// read, and where that has errors nothing is known and nothing stands against
+// it.
+func (s *setup) known(ctx context.Context, what wantKnown) error {
+	var answer knownAnswer
+	err := s.call(ctx, "POST", "/v1/known", what, &answer)
+	if errors.Is(err, admin.ErrNotRunning) {
+		policy, _, problems := s.readPolicy()
+		if problems.Err() != nil {
+			return nil
+		}
+		answer = what.ask(policy)
+	} else if err != nil {
+		return serverError(err)
+	}
+	if answer.Unknown == "" {
 		return nil
 	}
-	hint := strictyaml.DidYouMean(name, policy.Users())
-	if hint == "" {
-		hint = "--anyway locks the name all the same"
+	return failf(cmp.Or(answer.Hint, "--anyway does it all the same"), "%s", answer.Unknown)
+}
+
+// A wantKnown is a user or an authority whose name is in question.
+type wantKnown struct {
+	User      string `json:"user,omitempty"`
+	Authority string `json:"authority,omitempty"`
+}
+
+type knownAnswer struct {
+	Unknown string `json:"unknown,omitempty"` // why the name is nobody's
+	Hint    string `json:"hint,omitempty"`
+}
+
+func (w wantKnown) ask(policy *authz.Policy) (a knownAnswer) {
+	if w.Authority != "" && !slices.Contains(policy.Authorities(), w.Authority) {
+		a = knownAnswer{fmt.Sprintf("the policy has no authority %q", w.Authority), strictyaml.DidYouMean(w.Authority, policy.Authorities())}
 	}
-	return failf(hint, "the policy has no user %q", name)
+	if w.User == "" || policy.Named(w.User) {
+		return a
+	}
+	hint := strictyaml.DidYouMean(w.User, policy.Users())
+	switch {
+	case !policy.CouldBe(w.User):
+		return knownAnswer{fmt.Sprintf("the policy has no user %q", w.User), hint}
+	case hint != "":
+		return knownAnswer{fmt.Sprintf("the policy has no user %q, and only a certificate could prove to be it", w.User), hint + " If not: --anyway"}
+	}
+	return a
 }
 
 // lockFolder keeps other commands from changing files in a folder meanwhile.

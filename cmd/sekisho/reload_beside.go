@@ -63,6 +63,7 @@ func listsText(lists []authz.RevocationList) string {
 // A locking is what has become of a change of the locks.
 type locking struct {
 	Changes     []string `json:"changes"`
+	Text        []byte   `json:"text"` // of the locks that are in force now
 	Forwards    int      `json:"forwards_closed"`
 	Connections int      `json:"connections_closed"`
 }
@@ -85,6 +86,7 @@ func (svc *service) reloadLocks(by string) (done locking, problems strictyaml.Pr
 	before := svc.setup.beside.locks
 	records := lockRecords(before, locks, by)
 	svc.setup.beside.locks, svc.setup.beside.locksSum = locks, sum
+	done.Text = locks.Text()
 	if len(records) == 0 {
 		return done, nil
 	}
@@ -104,7 +106,11 @@ func lockRecords(before, after *authz.Locks, by string) (records []audit.Record)
 	}
 	for _, l := range before.List() {
 		if after.Has(l) == nil {
-			l.By, l.Why = by, "" // who put it on is not who takes it off
+			// Who put it on is not who takes it off.
+			l.By, l.Why = by, ""
+			if u := after.WasUndone(l); u != nil {
+				l.By, l.Why = u.By, u.Why
+			}
 			records = append(records, lockRecord(l, false))
 		}
 	}
@@ -129,12 +135,21 @@ func lockRecord(l authz.Lock, on bool) audit.Record {
 	return rec
 }
 
-// locksSince are the records of locks that were put on since the last run, of
-// which no server has told.
+// locksSince are the records of locks that were put on, or taken off, since the
+// last run, of which no server has told. One without a time, which somebody has
+// written by hand, is told at each start.
 func locksSince(locks *authz.Locks, last time.Time) (records []audit.Record) {
 	for _, l := range locks.List() {
-		if l.At.After(last) {
+		if l.At.After(last) || l.At.IsZero() {
 			records = append(records, lockRecord(l, true))
+		}
+	}
+	if locks == nil {
+		return records
+	}
+	for _, l := range locks.Undone {
+		if l.At.After(last) {
+			records = append(records, lockRecord(l, false))
 		}
 	}
 	return records
