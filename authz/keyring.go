@@ -97,6 +97,15 @@ type KeyFile struct {
 	authkeys.File
 }
 
+// Narrows reports whether the file takes anything away from the keys that it
+// names, which the policy may have, too.
+func (f *KeyFile) Narrows() bool {
+	return f.Unusable != "" || len(f.Refused) > 0 || slices.ContainsFunc(f.Keys, func(e authkeys.Entry) bool {
+		o := e.Options
+		return o.From != nil || !o.Expiry.IsZero() || len(o.PermitOpen) > 0 || o.NoForwarding || o.NoSessions
+	})
+}
+
 // WithKeys returns the policy with the keys of authorized_keys files, in place
 // of those that an earlier WithKeys has added. They grant nothing and make
 // nobody a user; the options of a key narrow it, also one that the policy has.

@@ -58,9 +58,10 @@ type connection struct {
 
 	login login // before the login is finished; only the handshake's goroutine uses it
 
-	proven atomic.Pointer[Principal] // set by the login, before any channel exists
-	edge   atomic.Pointer[time.Time] // when time alone may end the principal's being here; zero: never
-	gl     gl.Context                // holds the *ssh.ServerConn a moment after the login
+	proven  atomic.Pointer[Principal] // set by the login, before any channel exists
+	judging sync.Mutex                // held while the policy is asked and edge is set
+	edge    atomic.Pointer[time.Time] // when time alone may end the principal's being here; zero: never
+	gl      gl.Context                // holds the *ssh.ServerConn a moment after the login
 
 	unanswered atomic.Int32  // channel opens
 	forwards   atomic.Int32  // from being asked for until the client closes the channel

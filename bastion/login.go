@@ -160,6 +160,8 @@ func (c *connection) admit(p *Principal) (reason authz.Reason, detail string, er
 // holds asks whether the policy in force lets p, whose connection it is, be
 // here, and notes until when that is sure.
 func (c *connection) holds(p *Principal) (authz.Reason, string) {
+	c.judging.Lock() // or an edge by an older policy could be noted last
+	defer c.judging.Unlock()
 	reason, detail, edge := c.holdsBy(c.server.policies.get(), p)
 	c.edge.Store(&edge)
 	return reason, detail

@@ -3,6 +3,7 @@ package bastion_test
 import (
 	"bytes"
 	"io"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -256,7 +257,10 @@ func run(t *testing.T, client *ssh.Client, command string) (out, errs string, st
 func TestAUserIsToldHisOwnGrantsAndNothingElse(t *testing.T) {
 	b := bastiontest.Start(t, bastiontest.Options{
 		Networks: []string{"127.0.0.1/32", "10.0.0.0/8"},
-		Hosts:    bastiontest.Hosts{"rds": {"10.0.11.147"}, "vault": {"10.0.12.9"}, "lost": {"192.0.2.77"}},
+		Config: func(c *bastion.Config) {
+			c.OwnAddrs = func() ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("10.0.0.1")}, nil }
+		},
+		Hosts: bastiontest.Hosts{"rds": {"10.0.11.147"}, "vault": {"10.0.12.9"}, "lost": {"192.0.2.77"}},
 		Policy: `version: 1
 users:
   - {name: alice, groups: [dba], keys: ["{alice}"]}
@@ -280,7 +284,8 @@ grants:
 		{"explain rds:5432", 1, []string{"rds:5432: you may not open it: no grant.", `- dba-db: target "db" has rds, but not port 5432`}},
 		{"explain vault:8200", 1, []string{"vault:8200: you may not open it: no grant."}},
 		{"explain lost:3306", 0, []string{"Where the name leads is judged when it is opened."}},
-		{"explain 169.254.169.254:80", 1, []string{"you may not open it: metadata"}},
+		{"explain 169.254.169.254:80", 1, []string{"you may not open it: no grant"}}, // not what it is of this machine
+		{"explain 10.0.0.1:22", 1, []string{"you may not open it: no grant"}},
 		{"explain \x1bc:80", 1, []string{"you may not open it: bad host"}},
 	} {
 		out, errs, status := run(t, client, c.command)
@@ -292,7 +297,7 @@ grants:
 				t.Errorf("%q does not say %q:\n%s", c.command, want, out)
 			}
 		}
-		for _, not := range []string{"bob", "secret", "10.0.", "192.0.2", "\x1b"} {
+		for _, not := range []string{"bob", "secret", "10.0.1", "192.0.2", "own address", "\x1b"} {
 			if strings.Contains(out, not) {
 				t.Errorf("%q tells %q:\n%s", c.command, not, out)
 			}

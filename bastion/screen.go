@@ -97,7 +97,9 @@ func (c *connection) explain(target string) answer {
 	}
 	policy := c.server.policies.get()
 	e := policy.Explain(r)
-	if r.Addr = e.Decision.Literal; r.Addr.IsValid() { // it leads where it says
+	// An address leads where it says. Of one that no grant names, not even the
+	// fence is told: which addresses are this machine's, say.
+	if r.Addr = e.Decision.Literal; r.Addr.IsValid() && e.Decision.Effect == authz.Allow {
 		e = policy.Explain(r)
 	}
 	var b strings.Builder

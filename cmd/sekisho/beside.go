@@ -24,7 +24,8 @@ type beside struct {
 	locks *authz.Locks
 	lists []authz.RevocationList
 
-	keysSum, locksSum, listsSum [sha256.Size]byte // of what was read
+	keysSum, locksSum [sha256.Size]byte // of what was read
+	listSums          [][sha256.Size]byte
 }
 
 // lay lays it over a policy.
@@ -39,8 +40,13 @@ func (b *beside) read(s *setup) (problems strictyaml.Problems) {
 	problems = append(problems, found...)
 	b.locks, b.locksSum, found = s.readLocks()
 	problems = append(problems, found...)
-	b.lists, b.listsSum, found = s.readRevokedKeys()
-	return append(problems, found...)
+	b.lists, b.listSums = nil, nil
+	for _, name := range s.settings.RevokedKeys {
+		list, sum, found := s.readRevokedKeys(name)
+		b.lists, b.listSums = append(b.lists, list), append(b.listSums, sum)
+		problems = append(problems, found...)
+	}
+	return problems
 }
 
 // readLocks reads what commands have taken away. There need be no such file.
@@ -58,26 +64,20 @@ func (s *setup) readLocks() (*authz.Locks, [sha256.Size]byte, strictyaml.Problem
 	return locks, sum, append(problems, s.checkModesOf(s.settings.Locks)...)
 }
 
-// readRevokedKeys reads the lists of sshd's RevokedKeys.
-func (s *setup) readRevokedKeys() (lists []authz.RevocationList, sum [sha256.Size]byte, problems strictyaml.Problems) {
-	all := sha256.New()
-	for _, name := range s.settings.RevokedKeys {
-		path := s.path(name)
-		content, err := readFile(path)
-		if err != nil {
-			problems = append(problems, strictyaml.Problem{File: path, Message: fmt.Sprintf("cannot be read: %v", reason(err))})
-			continue
-		}
-		fmt.Fprintf(all, "%d %s", len(content), content)
-		list, err := krl.Parse(content)
-		if err != nil {
-			problems = append(problems, listProblems(path, err)...)
-			continue
-		}
-		problems = append(problems, s.checkModesOf(name)...)
-		lists = append(lists, authz.RevocationList{Name: path, List: list})
+// readRevokedKeys reads a list of sshd's RevokedKeys, by its name in the
+// settings.
+func (s *setup) readRevokedKeys(name string) (list authz.RevocationList, sum [sha256.Size]byte, problems strictyaml.Problems) {
+	path := s.path(name)
+	list.Name = path
+	content, err := readFile(path)
+	if err != nil {
+		return list, sum, strictyaml.Problems{{File: path, Message: fmt.Sprintf("cannot be read: %v", reason(err))}}
 	}
-	return lists, [sha256.Size]byte(all.Sum(nil)), problems
+	sum = sha256.Sum256(content)
+	if list.List, err = krl.Parse(content); err != nil {
+		return list, sum, listProblems(path, err)
+	}
+	return list, sum, s.checkModesOf(name)
 }
 
 // listProblems are the problems that an error of package krl tells of.
@@ -136,6 +136,11 @@ func (s *setup) readKeyFile(path string) (f authz.KeyFile, content []byte, probl
 	content, err := readFile(path)
 	if err != nil {
 		unusable(fmt.Sprintf("cannot be read: %v", reason(err)), "")
+		return f, nil, problems
+	}
+	if len(content) == 0 {
+		// So looks one that is being written, or for which the disk had no room.
+		unusable("is empty", "remove it, or write a comment into it, if it is to say nothing")
 		return f, nil, problems
 	}
 	f.File, problems = authkeys.Parse(bytes.NewReader(content), path, time.Local)

@@ -12,7 +12,7 @@ import (
 )
 
 // mostBytes is the size of the largest file that is read.
-const mostBytes = 16 << 20
+const mostBytes = 64 << 20
 
 // readFile reads a regular file whole. Anything else could block for ever, or
 // never end.

@@ -34,12 +34,14 @@ func quiet(f func()) {
 			runtime.SetDefaultGOMAXPROCS() // which follows changes of the machine
 		}
 	}()
-	done := make(chan struct{})
+	done := make(chan any)
 	go func() {
-		defer close(done)
+		defer func() { done <- recover() }()
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
 		unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), 19)
 		f()
 	}()
-	<-done
+	if p := <-done; p != nil {
+		panic(p) // where it can be recovered from
+	}
 }

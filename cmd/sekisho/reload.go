@@ -44,10 +44,10 @@ func (svc *service) follow(ctx context.Context) {
 	watch(s.settings.Hosts, settleHosts, svc.reloadHosts)
 	watch(s.settings.Locks, settleLocks, func() (retry bool) { svc.reloadLocks(""); return false })
 	for _, name := range s.settings.RevokedKeys {
-		watch(name, settleHosts, svc.reloadLists)
+		watch(name, settleHosts, func() (retry bool) { _, _, problems := svc.reloadLists(); return problems.Err() != nil })
 	}
 	if dir := s.settings.AuthorizedKeysDir; dir != "" {
-		following.Go(func() { watchFolder(ctx, s.path(dir), settleHosts, svc.reloadKeys) })
+		following.Go(func() { watchFolder(ctx, s.path(dir), settleHosts, func() { svc.reloadKeys() }) })
 	}
 	if s.settings.Watch {
 		watch(s.settings.Policy, settlePolicy, svc.reloadPolicy)
@@ -79,19 +79,6 @@ func (svc *service) watch(ctx context.Context, path string, settle time.Duration
 	}
 }
 
-// hangup is the answer to SIGHUP: every file but the settings is read again.
-func (svc *service) hangup() {
-	svc.reload(bySignal, true)
-	svc.rereadBeside()
-}
-
-// rereadBeside reads again what is beside the policy.
-func (svc *service) rereadBeside() {
-	svc.reloadLocks("")
-	svc.reloadLists()
-	svc.reloadKeys()
-}
-
 // A reloaded is what has become of a reload.
 type reloaded struct {
 	Policy      string           `json:"policy"`              // hash of the one in force now
@@ -105,19 +92,24 @@ type reloaded struct {
 	WouldEnd    []bastion.Ending `json:"would_end,omitempty"` // of them
 }
 
-// reload reads policy and hosts again and takes over both, or neither. It is
-// the answer to SIGHUP, and to the command, which is refused what would end
-// more than half of the forwards unless it says force.
+// reload reads every file but the settings again. What is beside the policy is
+// taken over first, each on its own, so that nobody is let in by a policy before
+// what narrows it is known; then policy and hosts, both or neither. It is the
+// answer to SIGHUP, and to the command, which is refused what would end more
+// than half of the forwards unless it says force.
 func (svc *service) reload(by string, force bool) (r reloaded) {
+	svc.reading.Lock() // a large policy takes seconds to read, for which no lock may wait
+	defer svc.reading.Unlock()
+	s := svc.setup
+	beside := svc.rereadBeside(&r)
+	policy, counts, problems := s.readPolicy()
+	badPolicy := problems.Err() != nil || s.checkModesOf(s.settings.Policy).Err() != nil
+
 	svc.reloading.Lock()
 	defer svc.reloading.Unlock()
-	s := svc.setup
 	if content, err := readFile(s.config); err != nil || !bytes.Equal(content, s.content) {
 		svc.log.WithField("file", s.config).Warn("the settings have changed: they are read at start only, so restart for them")
 	}
-
-	policy, counts, problems := s.readPolicy()
-	badPolicy := problems.Err() != nil || s.checkModesOf(s.settings.Policy).Err() != nil
 	hosts, err := s.hosts.Stage()
 	badHosts := err != nil || s.checkModesOf(s.settings.Hosts).Err() != nil
 	if err != nil {
@@ -125,7 +117,7 @@ func (svc *service) reload(by string, force bool) (r reloaded) {
 	}
 	problems = append(problems, s.checkModes()...)
 	problems.Sort()
-	r = reloaded{Policy: s.policy.Hash(), Summary: s.counts.String(), Problems: problemLines(problems)}
+	r.Policy, r.Summary, r.Problems = s.policy.Hash(), s.counts.String(), problemLines(append(beside, problems...))
 	if problems.Err() != nil {
 		r.Refused = refusal(by, s.settings.Watch && !badPolicy, !badHosts)
 		svc.refuse(by, r.Refused, problems)
@@ -144,8 +136,26 @@ func (svc *service) reload(by string, force bool) (r reloaded) {
 	logProblems(svc.log, problems)
 	r.Unchanged = policy.Hash() == s.policy.Hash()
 	r.Policy, r.Summary = policy.Hash(), counts.String()
-	r.Forwards, r.Connections = svc.takeOver(policy, counts, hosts, by)
+	forwards, conns := svc.takeOver(policy, counts, hosts, by)
+	r.Forwards, r.Connections = r.Forwards+forwards, r.Connections+conns
+	if beside.Err() != nil {
+		r.Refused = "policy and hosts are in force, but not the files beside them that have errors: what was in force of those stays"
+	}
 	return r
+}
+
+// rereadBeside reads again what is beside the policy, and adds to r what that
+// has closed.
+func (svc *service) rereadBeside(r *reloaded) (problems strictyaml.Problems) {
+	add := func(forwards, conns int, found strictyaml.Problems) {
+		r.Forwards, r.Connections = r.Forwards+forwards, r.Connections+conns
+		problems = append(problems, found...)
+	}
+	locks, found := svc.reloadLocks("")
+	add(locks.Forwards, locks.Connections, found)
+	add(svc.reloadLists())
+	add(svc.reloadKeys())
+	return problems
 }
 
 // refusal says what becomes of the files after a reload that took nothing
@@ -172,9 +182,11 @@ const (
 // reloadPolicy takes over a policy that has changed. It is to be tried again
 // if the file could not be read, which is told once.
 func (svc *service) reloadPolicy() (retry bool) {
+	svc.reading.Lock()
+	defer svc.reading.Unlock()
+	policy, counts, unread, problems := svc.setup.tryPolicy()
 	svc.reloading.Lock()
 	defer svc.reloading.Unlock()
-	policy, counts, unread, problems := svc.setup.tryPolicy()
 	last := svc.policyUnread
 	svc.policyUnread = ""
 	if unread {

@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -13,49 +14,64 @@ import (
 )
 
 // reloadKeys takes over authorized_keys files that have changed.
-func (svc *service) reloadKeys() {
+func (svc *service) reloadKeys() (forwards, conns int, problems strictyaml.Problems) {
 	svc.reloading.Lock()
 	defer svc.reloading.Unlock()
 	keys, sum, problems := svc.setup.readKeyFiles()
 	if problems.Err() != nil {
-		svc.refuseOnce("authorized_keys", "the authorized_keys files are not taken over: the keys that were in force stay", sum, problems)
-		return
+		svc.refuseOnce("authorized_keys", svc.setup.settings.AuthorizedKeysDir, "the authorized_keys files are not taken over: the keys that were in force stay", sum, problems)
+		return 0, 0, problems
 	}
-	delete(svc.refused, "authorized_keys")
+	delete(svc.refused, svc.setup.settings.AuthorizedKeysDir)
 	if sum == svc.setup.beside.keysSum {
-		return
+		return 0, 0, nil
 	}
 	logProblems(svc.log, problems)
+	for _, f := range svc.setup.beside.keys {
+		if f.Narrows() && !slices.ContainsFunc(keys, func(k authz.KeyFile) bool { return k.User == f.User }) {
+			svc.log.WithField("user", printable(f.User)).Warnf("%s is gone: what it narrowed of the user's keys is narrowed no more", f.Name)
+		}
+	}
 	svc.setup.beside.keys, svc.setup.beside.keysSum = keys, sum
-	svc.layBeside("authorized_keys files reloaded", audit.Record{
+	forwards, conns = svc.layBeside("authorized_keys files reloaded", audit.Record{
 		Type: audit.PolicyLoad, Policy: svc.setup.policy.Hash(), Reason: "authorized_keys", Detail: many(len(keys), "file") + fmt.Sprintf(", sha256:%x", sum),
 	})
+	return forwards, conns, nil
 }
 
-// reloadLists takes over lists of revoked keys that have changed.
-func (svc *service) reloadLists() (retry bool) {
+// reloadLists takes over lists of revoked keys that have changed, each on its
+// own: one that cannot be read must not keep the others from revoking.
+func (svc *service) reloadLists() (forwards, conns int, problems strictyaml.Problems) {
 	svc.reloading.Lock()
 	defer svc.reloading.Unlock()
-	lists, sum, problems := svc.setup.readRevokedKeys()
-	if problems.Err() != nil {
-		svc.refuseOnce("revoked_keys", "the lists of revoked keys are not taken over: those that were in force stay", sum, problems)
-		return true
+	s, changed := svc.setup, false
+	lists := slices.Clone(s.beside.lists) // the policy in force holds the old ones
+	for i, name := range s.settings.RevokedKeys {
+		list, sum, found := s.readRevokedKeys(name)
+		problems = append(problems, found...)
+		if found.Err() != nil {
+			svc.refuseOnce("revoked_keys", name, s.path(name)+" is not taken over: what it revoked stays revoked", sum, found)
+			continue
+		}
+		delete(svc.refused, name)
+		if sum != s.beside.listSums[i] {
+			lists[i], s.beside.listSums[i], changed = list, sum, true
+		}
 	}
-	delete(svc.refused, "revoked_keys")
-	if sum == svc.setup.beside.listsSum {
-		return false
+	if !changed {
+		return 0, 0, problems
 	}
-	svc.setup.beside.lists, svc.setup.beside.listsSum = lists, sum
-	svc.layBeside("lists of revoked keys reloaded", audit.Record{
-		Type: audit.PolicyLoad, Policy: svc.setup.policy.Hash(), Reason: "revoked_keys", Detail: listsText(lists) + fmt.Sprintf(", sha256:%x", sum),
+	s.beside.lists = lists
+	forwards, conns = svc.layBeside("lists of revoked keys reloaded", audit.Record{
+		Type: audit.PolicyLoad, Policy: s.policy.Hash(), Reason: "revoked_keys", Detail: s.beside.listsText(),
 	})
-	return false
+	return forwards, conns, problems
 }
 
-func listsText(lists []authz.RevocationList) string {
-	text := many(len(lists), "list")
-	for _, l := range lists {
-		text += fmt.Sprintf("; %s: %s", l.Name, l.List)
+func (b *beside) listsText() string {
+	text := many(len(b.lists), "list")
+	for i, l := range b.lists {
+		text += fmt.Sprintf("; %s: %s, sha256:%x", l.Name, l.List, b.listSums[i])
 	}
 	return text
 }
@@ -79,10 +95,10 @@ func (svc *service) reloadLocks(by string) (done locking, problems strictyaml.Pr
 		problems = strictyaml.Problems{{File: svc.setup.path(svc.setup.settings.Locks), Message: "is gone", Hint: "unlock what is to be unlocked; without it the next start begins with no locks"}}
 	}
 	if problems.Err() != nil {
-		svc.refuseOnce("locks", "the locks are not taken over: those that were in force stay", sum, problems)
+		svc.refuseOnce("locks", svc.setup.settings.Locks, "the locks are not taken over: those that were in force stay", sum, problems)
 		return done, problems
 	}
-	delete(svc.refused, "locks")
+	delete(svc.refused, svc.setup.settings.Locks)
 	before := svc.setup.beside.locks
 	records := lockRecords(before, locks, by)
 	svc.setup.beside.locks, svc.setup.beside.locksSum = locks, sum
@@ -174,12 +190,13 @@ func (svc *service) layBeside(said string, records ...audit.Record) (forwards, c
 	return forwards, conns
 }
 
-// refuseOnce is refuse, once for the same content and problems in a row.
-func (svc *service) refuseOnce(reason, text string, sum [sha256.Size]byte, problems strictyaml.Problems) {
+// refuseOnce is refuse, once for the same content and problems of a file in a
+// row.
+func (svc *service) refuseOnce(reason, file, text string, sum [sha256.Size]byte, problems strictyaml.Problems) {
 	refused := fmt.Sprintf("%x %s", sum, texts(problems))
-	if svc.refused[reason] == refused {
+	if svc.refused[file] == refused {
 		return
 	}
-	svc.refused[reason] = refused
+	svc.refused[file] = refused
 	svc.refuse(reason, text, problems)
 }

@@ -123,11 +123,12 @@ type service struct {
 	admin     *admin.Server
 	socket    net.Listener // of admin; nil: there is none
 
+	reading      sync.Mutex // held while the policy is read, and before reloading
 	reloading    sync.Mutex // held while files are taken over
 	policyUnread string     // why the policy could not be read the last time, or ""
 	hostsRefused string     // content and problems of the hosts file that was refused last, or ""
 
-	refused map[string]string // the same of what is beside the policy, by the reason of its record
+	refused map[string]string // the same of what is beside the policy, by file
 }
 
 // start opens the audit log, which only one process may, and then listens.
@@ -269,7 +270,7 @@ func (svc *service) run(ctx context.Context, hangup <-chan os.Signal) error {
 		case <-ctx.Done():
 		case err = <-failed:
 		case <-hangup:
-			svc.hangup()
+			svc.reload(bySignal, true)
 		}
 	}
 	unfollow()
