@@ -117,6 +117,10 @@ func standing(p *authz.Policy, path, user string) (notes strictyaml.Problems) {
 	if !ok {
 		return nil
 	}
+	if !v.Listed { // he was removed
+		warn(fmt.Sprintf("%q can still come by certificate, in the groups that its authority gives and without the conditions that stood here", user), "sekisho lock "+user)
+		return notes
+	}
 	if len(v.Grants) == 0 {
 		warn(fmt.Sprintf("no grant reaches the user %q", user), "sekisho grant add gives one; --group puts the user into a group that has some")
 	}

@@ -64,7 +64,7 @@ func newUserRemove(std stdio) *cobra.Command {
 somebody out at once there is sekisho lock.`,
 		Args: oneWord("name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return e.policy(cmd, std, "", func(content []byte, path string) ([]byte, strictyaml.Problems, error) {
+			return e.policy(cmd, std, args[0], func(content []byte, path string) ([]byte, strictyaml.Problems, error) {
 				edited, err := policyedit.RemoveUser(content, path, args[0])
 				return edited, mentions(edited, path, args[0]), err
 			})
