@@ -343,6 +343,11 @@ func (p *Policy) certHolder(r *Request) (u *user, options narrowing, reason Reas
 	if by == nil {
 		return u, nil, AuthorityRemoved, fmt.Sprintf("no authority with the key %s vouches for %s", r.Cert.AuthorityKey, quote(r.User))
 	}
+	if len(r.Cert.names) > 1 || len(all) > 1 {
+		if names, _ := p.certNames(all, r.Cert.names); len(names) > 1 {
+			return u, nil, CertPrincipals, "the certificate names several users now: " + some(names)
+		}
+	}
 	if u != nil && len(by.groupIDs) == 0 {
 		return u, options, "", ""
 	}

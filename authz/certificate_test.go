@@ -455,6 +455,25 @@ func TestCertificatesUnderALaterPolicy(t *testing.T) {
 	}
 }
 
+// A certificate that named one user when it was taken names two, once its
+// authority may vouch for the other, too.
+func TestACertificateThatComesToNameTwoUsersIsNobodys(t *testing.T) {
+	wide := mustParseCerts(t, certPolicy)
+	narrow := mustParseCerts(t, strings.Replace(certPolicy, `principals: ["*"]`, `principals: ["al*e"]`, 1))
+	id := mustIdentify(t, narrow, makeCert(t, testSigner(corpCA), []string{"alice", "bob"}))
+	if reason, _, _ := narrow.HoldsNow(id, netip.Addr{}, noon); reason != "" {
+		t.Errorf("while it names one: %q", reason)
+	}
+	if reason, detail, _ := wide.HoldsNow(id, netip.Addr{}, noon); reason != CertPrincipals || detail != "the certificate names several users now: alice, bob" {
+		t.Errorf("%q, %q", reason, detail)
+	}
+	r := id.ask("wiki", 443, noon)
+	r.Running = true
+	if d := wide.Decide(r); d.Reason != CertPrincipals {
+		t.Errorf("%+v", d)
+	}
+}
+
 func TestMatchName(t *testing.T) {
 	for _, tt := range []struct {
 		pattern, name string

@@ -158,6 +158,20 @@ func whatToRevoke(args []string, file, authority string, in io.Reader) (authz.Lo
 		return authz.Lock{}, usagef(hint, "what is to be revoked is one fingerprint or serial, or one --key")
 	}
 	if file != "" {
+		text, err := readKeyText(file, in)
+		if err != nil {
+			return authz.Lock{}, err
+		}
+		if cert, _ := parseCert(text); cert != nil {
+			hint := fmt.Sprintf("revoke %d, with --authority NAME if serials are not unique, or the key itself, %s", cert.Serial, ssh.FingerprintSHA256(cert.Key))
+			if cert.Serial == 0 {
+				hint = "it has no serial; revoke the key itself, " + ssh.FingerprintSHA256(cert.Key)
+			}
+			return authz.Lock{}, failf(hint, "%s is a certificate, and --key takes a key", file)
+		}
+		if file == "-" {
+			in = bytes.NewReader(text)
+		}
 		keys, err := readUserKeys(file, in)
 		if err != nil {
 			return authz.Lock{}, err
