@@ -55,28 +55,14 @@ The exit status is 0 if it is allowed and 1 if not.`,
 				return err
 			}
 			ask.request = authz.Request{User: args[0], Key: authz.AnyKey, Host: host, Port: port, Time: time.Now()}
-			if from != "" {
-				if ask.request.Source, err = parseFrom(from); err != nil {
-					return err
-				}
-			}
 			if key != "" {
 				if err := ask.readProof(key, std.in); err != nil {
 					return err
 				}
 			}
-			config, given, err := w.find(cmd, nil)
+			s, err := w.circumstances(cmd, &ask.request, from, at)
 			if err != nil {
 				return err
-			}
-			s, problems := load(config, given, os.Environ())
-			if problems.Err() != nil {
-				return &badFiles{problems}
-			}
-			if at != "" {
-				if ask.request.Time, err = parseTime(at, s.policy.Timezone()); err != nil {
-					return err
-				}
 			}
 			answer := ask.answer(cmd.Context(), s)
 			if asJSON {
@@ -98,6 +84,31 @@ The exit status is 0 if it is allowed and 1 if not.`,
 	f.BoolVar(&ask.resolve, "resolve", false, "ask DNS, where the server would")
 	f.BoolVar(&asJSON, "json", false, "print the explanation as JSON")
 	return cmd
+}
+
+// circumstances loads the files, and puts into a request what --from and --at
+// say; what is not said stays as it is.
+func (w *where) circumstances(cmd *cobra.Command, r *authz.Request, from, at string) (*setup, error) {
+	if from != "" {
+		var err error
+		if r.Source, err = parseFrom(from); err != nil {
+			return nil, err
+		}
+	}
+	config, given, err := w.find(cmd, nil)
+	if err != nil {
+		return nil, err
+	}
+	s, problems := load(config, given, os.Environ())
+	if problems.Err() != nil {
+		return nil, &badFiles{problems}
+	}
+	if at != "" {
+		if r.Time, err = parseTime(at, s.policy.Timezone()); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
 }
 
 func splitTarget(s string) (host string, port uint32, err error) {

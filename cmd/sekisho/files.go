@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -157,4 +158,54 @@ func syncFolder(dir string) error {
 		return err
 	}
 	return errors.Join(f.Sync(), f.Close())
+}
+
+// replaceFile writes a file in the place of what may be there, durably and in
+// one step. The one that is there keeps its mode and owner.
+func replaceFile(path string, content []byte, perm fs.FileMode) (err error) {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target // a link stays one
+	}
+	info, err := os.Stat(path)
+	if err == nil {
+		perm = info.Mode().Perm()
+	}
+	temporary, err := writeTemporary(filepath.Dir(path), newFile{filepath.Base(path), content, perm})
+	if err == nil && info != nil && (ownerOf(info) != os.Geteuid() || groupOf(info) != os.Getegid()) {
+		err = os.Chown(temporary, ownerOf(info), groupOf(info))
+	}
+	if err == nil {
+		err = os.Rename(temporary, path)
+	}
+	if err != nil {
+		if temporary != "" {
+			os.Remove(temporary)
+		}
+		return err
+	}
+	return syncFolder(filepath.Dir(path))
+}
+
+// lockName is the file by which commands keep each other from changing files of
+// a folder. Only who may change them can open it: a lock of the folder itself
+// could be held by anybody who may look into it.
+const lockName = ".sekisho.lock"
+
+// lockFolder keeps other commands from changing files in a folder meanwhile.
+func lockFolder(dir string) (unlock func(), err error) {
+	path := filepath.Join(dir, lockName)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) {
+			f.Close()
+			return nil, fmt.Errorf("another command holds %s: %w", path, err)
+		}
+	}
 }

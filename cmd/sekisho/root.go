@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -186,4 +187,24 @@ func none(cmd *cobra.Command, args []string) error {
 		return usagef("see "+cmd.CommandPath()+" --help", "%s takes no argument: %q", cmd.Name(), args[0])
 	}
 	return nil
+}
+
+// oneWord is for commands that take one argument, and atMostOneWord for those
+// that can do without.
+func oneWord(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != 1 || args[0] == "" {
+			return usagef("see "+cmd.CommandPath()+" --help", "%s takes one %s", cmd.Name(), what)
+		}
+		return nil
+	}
+}
+
+func atMostOneWord(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > 1 || slices.Contains(args, "") {
+			return usagef("see "+cmd.CommandPath()+" --help", "%s takes one %s", cmd.Name(), what)
+		}
+		return nil
+	}
 }

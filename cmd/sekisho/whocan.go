@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -48,23 +47,9 @@ The exit status is 0 if anybody may, and 1 if nobody.`,
 				return err
 			}
 			ask.request = authz.Request{Host: host, Port: port, Time: time.Now()}
-			if from != "" {
-				if ask.request.Source, err = parseFrom(from); err != nil {
-					return err
-				}
-			}
-			config, err := w.findConfig(cmd, nil)
+			s, err := w.circumstances(cmd, &ask.request, from, at)
 			if err != nil {
 				return err
-			}
-			s, problems := load(config, nil, os.Environ())
-			if problems.Err() != nil {
-				return &badFiles{problems}
-			}
-			if at != "" {
-				if ask.request.Time, err = parseTime(at, s.policy.Timezone()); err != nil {
-					return err
-				}
 			}
 			answer := ask.answer(cmd.Context(), s)
 			if asJSON {
