@@ -412,3 +412,36 @@ func TestAuthorizedKeysNarrowAsSSHDWould(t *testing.T) {
 		t.Errorf("another login is refused for %s", rec.Reason)
 	}
 }
+
+// On a disk that is full somebody is locked out all the same, while the server
+// lives; and nothing that is read anew gives that back.
+func TestALockThatCannotBeWrittenHoldsUntilTheServerEnds(t *testing.T) {
+	t.Parallel()
+	b := newBastion(t, setup{})
+	gone := make(chan struct{}, 1)
+	b.login(alice(t)).mustOpen("appserver", serve(t, appserverIP, stalled(gone)).port)
+	noRoom := func(args ...string) result {
+		script := `ulimit -f 0; exec "$@"`
+		return command(t, "", append([]string{"sh", "-c", script, "sh", staticBinary}, append(args, "--config", b.dir)...)...)
+	}
+	r := noRoom("lock", "alice")
+	if r.code != 1 || !strings.Contains(r.err, "user alice is locked, 1 forward and 1 connection closed, but only until the server ends") || !strings.Contains(r.err, "file too large") {
+		t.Errorf("exit %d: %s%s", r.code, r.out, r.err)
+	}
+	receive(t, "the target to see the end", gone)
+	for _, again := range [][]string{{"reload"}, {"lock"}} {
+		b.sekisho(again...)
+		if rec := b.refusedLogin(alice(t)); rec.Reason != "locked" {
+			t.Errorf("after sekisho %s a login is refused for %s", again, rec.Reason)
+		}
+	}
+	// The next command that can write, writes that, too.
+	if r := b.sekisho("lock", "bob"); r.code != 0 {
+		t.Errorf("exit %d: %s%s", r.code, r.out, r.err)
+	}
+	b.stop()
+	b.start()
+	if _, err := b.tryLogin(b.clientConfig("root", ssh.PublicKeys(alice(t).signer))); err == nil {
+		t.Error("after a restart alice is in")
+	}
+}

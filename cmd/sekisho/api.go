@@ -15,7 +15,7 @@ import (
 //
 //	POST /v1/reload   wantReload → reloaded     read policy and hosts again
 //	GET  /v1/locks             → lockState     those in force
-//	POST /v1/locks             → locking       read them again
+//	POST /v1/locks   wantLocks → locking       read them again, or take those that could not be written
 //	POST /v1/known   wantKnown → knownAnswer   whether the policy has a name
 //	POST /v1/preview  wantPreview → previewed   what would end under another policy
 
@@ -35,8 +35,13 @@ type previewed struct {
 
 // A lockState is where the server has its locks, and which it has.
 type lockState struct {
-	Path string `json:"path"`
-	Text []byte `json:"text"`
+	Path      string `json:"path"`
+	Text      []byte `json:"text"`
+	Unwritten bool   `json:"unwritten,omitempty"` // they are not in the file
+}
+
+type wantLocks struct {
+	Text []byte `json:"text,omitempty"` // of locks; empty: those of the file
 }
 
 // api answers commands.
@@ -57,7 +62,7 @@ func (svc *service) api() *admin.Server {
 		defer svc.reloading.Unlock()
 		s := svc.setup
 		path, err := filepath.Abs(s.path(s.settings.Locks))
-		return lockState{Path: path, Text: s.beside.locks.Text()}, err
+		return lockState{path, s.beside.locks.Text(), svc.unwritten}, err
 	})
 	server.Handle("POST /v1/known", func(_ context.Context, _ admin.Peer, body []byte) (any, error) {
 		var want wantKnown
@@ -69,8 +74,17 @@ func (svc *service) api() *admin.Server {
 		svc.reloading.Unlock()
 		return want.ask(policy), nil
 	})
-	server.Handle("POST /v1/locks", func(_ context.Context, peer admin.Peer, _ []byte) (any, error) {
-		done, problems := svc.reloadLocks(peer.User)
+	server.Handle("POST /v1/locks", func(_ context.Context, peer admin.Peer, body []byte) (any, error) {
+		var want wantLocks
+		if err := json.Unmarshal(body, &want); err != nil {
+			return nil, fmt.Errorf("reading the request: %w", err)
+		}
+		done, problems := locking{}, strictyaml.Problems(nil)
+		if len(want.Text) > 0 {
+			done, problems = svc.tellLocks(want.Text, peer.User)
+		} else {
+			done, problems = svc.reloadLocks(peer.User)
+		}
 		if problems.Err() != nil {
 			return nil, &admin.Error{Message: "the locks are not taken over: " + texts(problems)}
 		}

@@ -65,13 +65,14 @@ func (c *lockCommand) change(cmd *cobra.Command, std stdio, edit func(*setup, *a
 	if problems.Err() != nil {
 		return &badFiles{problems}
 	}
-	inForce, err := s.locksInForce(cmd.Context())
+	inForce, unwritten, err := s.locksInForce(cmd.Context())
 	if err != nil {
 		return err
 	}
-	if locks == nil && inForce != nil {
-		// What the server keeps must not be given back because its file is gone.
-		tell(std.err, strictyaml.Problems{{File: path, Message: "was gone, and is written anew with what is in force", Warning: true}})
+	if (locks == nil || unwritten) && inForce != nil {
+		// What the server keeps must not be given back because its file is
+		// gone, or could not be written.
+		tell(std.err, strictyaml.Problems{{File: path, Message: "was gone or old, and is written anew with what is in force", Warning: true}})
 		locks = inForce
 	}
 	changed, said, err := edit(s, locks)
@@ -80,7 +81,7 @@ func (c *lockCommand) change(cmd *cobra.Command, std stdio, edit func(*setup, *a
 	}
 	if changed != nil {
 		if err := replaceFile(path, changed.Text(), 0o644); err != nil {
-			return failf("run it as the user to whom the files belong: sudo sekisho …", "writing %s: %v", path, reason(err))
+			return s.tellUnwritten(cmd.Context(), path, said, changed, err)
 		}
 		locks = changed
 	}
@@ -106,21 +107,34 @@ func (c *lockCommand) settings(cmd *cobra.Command, std stdio) (*setup, error) {
 	return s, nil
 }
 
-// locksInForce returns the locks that the server has, or nil where none runs.
-func (s *setup) locksInForce(ctx context.Context) (*authz.Locks, error) {
+// tellUnwritten has the server that runs take over locks that cannot be written,
+// on a disk that is full, say, and fails all the same: the next one would not
+// know of them.
+func (s *setup) tellUnwritten(ctx context.Context, path, said string, locks *authz.Locks, cause error) error {
+	var done locking
+	if err := s.call(ctx, "POST", "/v1/locks", wantLocks{locks.Text()}, &done); err != nil {
+		return failf("run it as the user to whom the files belong: sudo sekisho …", "nothing is changed: writing %s: %v", path, reason(cause))
+	}
+	return failf("mend that, and give the command again", "%s, %s and %s closed, but only until the server ends: writing %s: %v",
+		said, many(done.Forwards, "forward"), many(done.Connections, "connection"), path, reason(cause))
+}
+
+// locksInForce returns the locks that the server has, and whether they are not
+// in its file. They are nil where none runs.
+func (s *setup) locksInForce(ctx context.Context) (locks *authz.Locks, unwritten bool, err error) {
 	var state lockState
-	err := s.call(ctx, "GET", "/v1/locks", nil, &state)
+	err = s.call(ctx, "GET", "/v1/locks", nil, &state)
 	switch {
 	case errors.Is(err, admin.ErrNotRunning):
-		return nil, nil
+		return nil, false, nil
 	case err != nil:
-		return nil, serverError(err)
+		return nil, false, serverError(err)
 	case !samePath(state.Path, s.path(s.settings.Locks)):
-		return nil, failf("name the settings that it runs with: --config",
+		return nil, false, failf("name the settings that it runs with: --config",
 			"the server that runs has its locks in %s, and these settings name %s", state.Path, s.path(s.settings.Locks))
 	}
 	locks, problems := authz.ParseLocks(bytes.NewReader(state.Text), state.Path)
-	return locks, problems.Err()
+	return locks, state.Unwritten, problems.Err()
 }
 
 // samePath reports whether two paths of files, of which there need be none, are
@@ -142,7 +156,7 @@ func samePath(a, b string) bool {
 // tellServer has the server take the locks over, and makes sure that it has.
 func tellServer(ctx context.Context, std stdio, s *setup, said string, want *authz.Locks) error {
 	var done locking
-	err := s.call(ctx, "POST", "/v1/locks", nil, &done)
+	err := s.call(ctx, "POST", "/v1/locks", wantLocks{}, &done)
 	switch {
 	case errors.Is(err, admin.ErrNotRunning):
 		if s.settings.Admin.Socket == "" {

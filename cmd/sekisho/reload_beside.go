@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"slices"
@@ -99,18 +100,41 @@ func (svc *service) reloadLocks(by string) (done locking, problems strictyaml.Pr
 		return done, problems
 	}
 	delete(svc.refused, svc.setup.settings.Locks)
+	if svc.unwritten && sum == svc.setup.beside.locksSum {
+		return locking{Text: svc.setup.beside.locks.Text()}, nil // it is as it was before they were told
+	}
+	svc.unwritten = false
+	return svc.takeLocks(locks, sum, by), nil
+}
+
+// tellLocks takes over locks that a command could not write into their file.
+// They hold until the file is another, or the server ends.
+func (svc *service) tellLocks(text []byte, by string) (done locking, problems strictyaml.Problems) {
+	svc.reloading.Lock()
+	defer svc.reloading.Unlock()
+	locks, problems := authz.ParseLocks(bytes.NewReader(text), "the locks")
+	if problems.Err() != nil {
+		return done, problems
+	}
+	svc.log.WithField("file", svc.setup.path(svc.setup.settings.Locks)).Error("the locks could not be written: they hold until the server ends")
+	svc.unwritten = true
+	return svc.takeLocks(locks, svc.setup.beside.locksSum, by), nil
+}
+
+// takeLocks puts locks in force; sum is that of their file.
+func (svc *service) takeLocks(locks *authz.Locks, sum [sha256.Size]byte, by string) (done locking) {
 	before := svc.setup.beside.locks
 	records := lockRecords(before, locks, by)
 	svc.setup.beside.locks, svc.setup.beside.locksSum = locks, sum
 	done.Text = locks.Text()
 	if len(records) == 0 {
-		return done, nil
+		return done
 	}
 	for _, rec := range records {
 		done.Changes = append(done.Changes, rec.Request)
 	}
 	done.Forwards, done.Connections = svc.layBeside("locks changed", records...)
-	return done, nil
+	return done
 }
 
 // lockRecords tell of what one set of locks has that another has not.

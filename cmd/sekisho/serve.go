@@ -128,6 +128,8 @@ type service struct {
 	policyUnread string     // why the policy could not be read the last time, or ""
 	hostsRefused string     // content and problems of the hosts file that was refused last, or ""
 
+	unwritten bool // the locks in force are not in their file
+
 	refused map[string]string // the same of what is beside the policy, by file
 }
 
