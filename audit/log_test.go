@@ -771,3 +771,5 @@ func folder(t testing.TB, dir string) map[string]string {
 	}
 	return all
 }
+
+func pieceName(first uint64, nth int) string { return stem(first, nth) + plainEnd }
