@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"encoding/base64"
 	"net/netip"
 	"strconv"
 	"time"
@@ -62,6 +63,7 @@ func (r *Record) appendBody(b []byte) []byte {
 	b = appendField(b, "grant", r.Grant)
 	b = appendField(b, "policy", r.Policy)
 	b = appendField(b, "request", r.Request)
+	b = appendTreeHead(b, r.Head)
 	b = appendOffered(b, r.Offered)
 	b = appendDropped(b, r.Dropped)
 
@@ -107,6 +109,15 @@ func appendCertificate(b []byte, c Certificate) []byte {
 	b = append(b, `,"serial":`...)
 	b = strconv.AppendUint(b, c.Serial, 10)
 	return append(b, '}')
+}
+
+func appendTreeHead(b []byte, h TreeHead) []byte {
+	if h.Size == 0 {
+		return b
+	}
+	b = strconv.AppendUint(append(appendName(b, "head"), `{"size":`...), h.Size, 10)
+	b = base64.StdEncoding.AppendEncode(append(b, `,"root":"`...), h.Root[:])
+	return append(b, `"}`...)
 }
 
 func appendEndpoint(b []byte, name, host string, e Endpoint) []byte {

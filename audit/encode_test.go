@@ -12,6 +12,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"sekisho/audit/tree"
 )
 
 var at = time.Date(2026, 11, 22, 1, 2, 3, 123456000, time.UTC)
@@ -43,6 +45,8 @@ func TestEncoding(t *testing.T) {
 				`"target":{"host":"rds","port":3306},"address":{"ip":"10.0.11.147","port":3306},"grant":"dba-db","policy":"sha256:def"}`},
 		{"a certificate stands beside the key that it is of", Record{V: 1, Time: at, Type: AuthOK, Key: "SHA256:abc", Cert: Certificate{"corp", "alice@corp", 17}},
 			head + `,"type":"auth.ok","key":"SHA256:abc","cert":{"authority":"corp","key_id":"alice@corp","serial":17}}`},
+		{"the head of the run before stands in the first record", Record{V: 1, Time: at, Type: ServerStart, Head: TreeHead{812, tree.Leaf(nil)}},
+			head + `,"type":"server.start","head":{"size":812,"root":"bjQLnP+zepicpUTmu3gKLHiQHT+zNzh2hRGjBhevoB0="}}`},
 		{"fields that are zero are left out", Record{V: 1, Time: at}, head + `}`},
 		{"the counts of an end stay when they are zero", Record{V: 1, Time: at, Type: ForwardFail},
 			head + `,"type":"forward.fail","bytes_up":0,"bytes_down":0,"duration_ms":0}`},

@@ -14,7 +14,7 @@ import (
 func refused(t testing.TB, l *Log, dir string) {
 	t.Helper()
 	for range 2 {
-		err := note(l, "refused")
+		err := jot(l, "refused")
 		if err == nil || errors.Is(err, ErrInFlight) || !strings.Contains(err.Error(), filepath.Join(dir, "lock")+" is gone or another's") {
 			t.Fatalf("Append: %v", err)
 		}
@@ -84,7 +84,7 @@ func TestTheLockIsGone(t *testing.T) {
 	refused(t, l, dir)
 	// The same file is back, but another has written.
 	try(t, os.Rename(lock+".mine", lock))
-	if err := note(l, "refused"); err == nil || errors.Is(err, ErrInFlight) || !strings.Contains(err.Error(), "another writer") {
+	if err := jot(l, "refused"); err == nil || errors.Is(err, ErrInFlight) || !strings.Contains(err.Error(), "another writer") {
 		t.Errorf("%v", err)
 	}
 	same(t, notes(t, dir), []string{"a", "b", "c"})
@@ -110,7 +110,7 @@ func TestTheSegmentIsGone(t *testing.T) {
 			// Numbers go on after the records that are lost.
 			p := piece{path: filepath.Join(dir, pieceName(2, 0)), first: 2, limit: noLimit}
 			var got []string
-			_, err := p.scan(func(r Record) error { got = append(got, r.Detail); return nil })
+			_, err := p.scan(func(_ []byte, r Record) error { got = append(got, r.Detail); return nil })
 			try(t, err)
 			same(t, got, []string{"b", "c"})
 			delete(after, pieceName(2, 0))
@@ -165,7 +165,7 @@ func TestGoneWhileABatchIsWritten(t *testing.T) {
 		l := open(t, dir, Options{disk: d})
 		mustNote(t, l, "a")
 		during(d, "sync", pieceName(0, 0), func() error { return os.RemoveAll(dir) })
-		if err := note(l, "in flight"); !errors.Is(err, ErrInFlight) {
+		if err := jot(l, "in flight"); !errors.Is(err, ErrInFlight) {
 			t.Errorf("%v", err)
 		}
 		refused(t, l, dir)
@@ -184,7 +184,7 @@ func TestGoneWhileABatchIsWritten(t *testing.T) {
 				l2 = open(t, dir, Options{})
 				return fails
 			})
-			if err := note(l, "in flight"); !errors.Is(err, ErrInFlight) || !strings.Contains(err.Error(), "lock is gone") {
+			if err := jot(l, "in flight"); !errors.Is(err, ErrInFlight) || !strings.Contains(err.Error(), "lock is gone") {
 				t.Errorf("%v", err)
 			}
 			refused(t, l, dir)
@@ -198,7 +198,7 @@ func TestGoneWhileABatchIsWritten(t *testing.T) {
 		l := open(t, dir, Options{disk: d, SegmentSize: 1})
 		mustNote(t, l, "a")
 		during(d, "syncdir", filepath.Base(dir), func() error { return os.Remove(filepath.Join(dir, "lock")) })
-		if err := note(l, "not taken"); err == nil || errors.Is(err, ErrInFlight) {
+		if err := jot(l, "not taken"); err == nil || errors.Is(err, ErrInFlight) {
 			t.Errorf("%v", err)
 		}
 		refused(t, l, dir)

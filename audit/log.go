@@ -9,6 +9,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"sekisho/audit/tree"
 )
 
 var (
@@ -26,6 +30,11 @@ type Options struct {
 	Bastion     string        // name written into every record
 	SegmentSize int64         // a segment does not grow over this many bytes; 0 means 256 MiB
 	SegmentAge  time.Duration // nor is it written longer than this; 0 means 24 h
+
+	// The log key, which signs the heads, and its public half. Without it none
+	// are signed, and none of an earlier run are looked at.
+	Signer   note.Signer
+	Verifier note.Verifier
 
 	disk disk             // nil means the real one
 	now  func() time.Time // nil means time.Now
@@ -53,16 +62,23 @@ type Log struct {
 	queue   chan *waiter
 	closing chan struct{} // closed by Close
 	stopped chan struct{} // closed by the writer when it has answered all it took
+	sealed  chan struct{} // closed when the last head is signed after that
 	close   func() error  // once
 
+	growing  sync.Mutex // for grown
+	grown    growth
+	unsigned chan struct{} // has one in it if grown has
+	signing  atomic.Pointer[headState]
+
 	// The following belong to Open until it returns, then to the writer.
-	seg   *segment  // nil after a failure
-	next  uint64    // seq of the next record
-	last  time.Time // of the last record
-	buf   []byte    // the batch, encoded
-	down  error     // why the last batch failed
-	retry time.Time // no segment is tried before, if seg is nil
-	lost  bool      // the lock was, and what has happened since is not known yet
+	seg    *segment    // nil after a failure
+	next   uint64      // seq of the next record
+	last   time.Time   // of the last record
+	buf    []byte      // the batch, encoded
+	leaves []tree.Hash // its leaves
+	down   error       // why the last batch failed
+	retry  time.Time   // no segment is tried before, if seg is nil
+	lost   bool        // the lock was, and what has happened since is not known yet
 }
 
 // A waiter is a record on its way from Append to the writer. Both try to take
@@ -153,6 +169,7 @@ func (l *Log) Close() error { return l.close() }
 func (l *Log) shut() error {
 	close(l.closing)
 	<-l.stopped
+	<-l.sealed
 	var err error
 	if l.seg != nil {
 		err = l.seg.Close()
@@ -209,7 +226,7 @@ func (l *Log) poll() *waiter {
 // begin starts a batch. Its records have one time, and time never goes back
 // within the log, whatever the clock does.
 func (l *Log) begin() {
-	l.buf = l.buf[:0]
+	l.buf, l.leaves = l.buf[:0], l.leaves[:0]
 	if now := stamp(l.opts.now()); now.After(l.last) {
 		l.last = now
 	}
@@ -219,7 +236,9 @@ func (l *Log) begin() {
 // batch is committed.
 func (l *Log) add(i uint64, body []byte) {
 	r := Record{V: Version, Seq: l.next + i, Time: l.last, Bastion: l.opts.Bastion, Run: l.run}
+	start := len(l.buf)
 	l.buf = append(r.appendHead(l.buf), body...)
+	l.leaves = append(l.leaves, tree.Leaf(l.buf[start:]))
 	l.buf = append(l.buf, '\n')
 }
 
@@ -263,6 +282,7 @@ func (l *Log) commit(n int) error {
 	}
 	if err == nil {
 		l.next += uint64(n)
+		l.grow(l.seg.stem)
 		return nil
 	}
 
@@ -380,13 +400,15 @@ func newLog(dir string, opts Options, lock *lock) *Log {
 		opts.now = time.Now
 	}
 	l := &Log{
-		dir:     dir,
-		opts:    opts,
-		run:     newRun(opts.now()),
-		lock:    lock,
-		queue:   make(chan *waiter, maxQueue),
-		closing: make(chan struct{}),
-		stopped: make(chan struct{}),
+		dir:      dir,
+		opts:     opts,
+		run:      newRun(opts.now()),
+		lock:     lock,
+		queue:    make(chan *waiter, maxQueue),
+		closing:  make(chan struct{}),
+		stopped:  make(chan struct{}),
+		sealed:   make(chan struct{}),
+		unsigned: make(chan struct{}, 1),
 	}
 	l.close = sync.OnceValue(l.shut)
 	return l

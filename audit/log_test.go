@@ -102,14 +102,14 @@ func open(t testing.TB, dir string, opts Options) *Log {
 	return l
 }
 
-func note(l *Log, detail string) error {
+func jot(l *Log, detail string) error {
 	return l.Append(context.Background(), Record{Type: PolicyLoad, Detail: detail})
 }
 
 func mustNote(t testing.TB, l *Log, details ...string) {
 	t.Helper()
 	for _, s := range details {
-		if err := note(l, s); err != nil {
+		if err := jot(l, s); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -196,7 +196,7 @@ func TestAThousandAtOnceShareFsyncs(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Go(func() {
-			if err := note(l, fmt.Sprint(i)); err != nil {
+			if err := jot(l, fmt.Sprint(i)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -385,12 +385,12 @@ func TestClose(t *testing.T) {
 		}
 	})
 	<-l.closing
-	if err := note(l, "late"); err != ErrClosed {
+	if err := jot(l, "late"); err != ErrClosed {
 		t.Errorf("while closing: %v", err)
 	}
 	let()
 	wg.Wait()
-	if err := note(l, "late"); err != ErrClosed {
+	if err := jot(l, "late"); err != ErrClosed {
 		t.Errorf("after closing: %v", err)
 	}
 	if err := l.Close(); err != nil {
@@ -409,7 +409,7 @@ func TestCloseAnswersEveryAppend(t *testing.T) {
 		for range 50 {
 			wg.Go(func() {
 				for {
-					if err := note(l, "a"); err == ErrClosed {
+					if err := jot(l, "a"); err == ErrClosed {
 						return
 					} else if err != nil {
 						t.Error(err)
@@ -582,7 +582,7 @@ func TestAfterAFailure(t *testing.T) {
 			}
 			return nil
 		})
-		err := note(l, "refused")
+		err := jot(l, "refused")
 		for _, want := range []string{"write", pieceName(0, 0), pieceName(2, 0), syscall.ENOSPC.Error()} {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%v does not say %q", err, want)
@@ -593,7 +593,7 @@ func TestAfterAFailure(t *testing.T) {
 		}
 		writes := d.writes.Load()
 		for range 10 {
-			if err := note(l, "refused"); !errors.Is(err, syscall.ENOSPC) || errors.Is(err, ErrInFlight) {
+			if err := jot(l, "refused"); !errors.Is(err, syscall.ENOSPC) || errors.Is(err, ErrInFlight) {
 				t.Errorf("%v", err)
 			}
 		}
@@ -601,11 +601,11 @@ func TestAfterAFailure(t *testing.T) {
 			t.Errorf("%d writes in no time", n)
 		}
 		time.Sleep(retryPause + 10*time.Millisecond)
-		if err := note(l, "refused"); !errors.Is(err, syscall.ENOSPC) {
+		if err := jot(l, "refused"); !errors.Is(err, syscall.ENOSPC) {
 			t.Errorf("%v", err)
 		}
 		d.failing(nil)
-		until(t, func() bool { return note(l, "b") == nil })
+		until(t, func() bool { return jot(l, "b") == nil })
 		same(t, notes(t, dir), []string{"a", "b"})
 		same(t, segments(t, dir), []string{pieceName(0, 0), pieceName(2, 0)})
 	})
@@ -615,10 +615,10 @@ func TestAfterAFailure(t *testing.T) {
 		l := open(t, dir, Options{disk: d})
 		mustNote(t, l, "a")
 		d.failing(func(op, _ string) error { return syscall.EIO })
-		if err := note(l, "in flight"); !errors.Is(err, ErrInFlight) || !errors.Is(err, syscall.EIO) {
+		if err := jot(l, "in flight"); !errors.Is(err, ErrInFlight) || !errors.Is(err, syscall.EIO) {
 			t.Errorf("%v", err)
 		}
-		if err := note(l, "refused"); errors.Is(err, ErrInFlight) || !errors.Is(err, syscall.EIO) {
+		if err := jot(l, "refused"); errors.Is(err, ErrInFlight) || !errors.Is(err, syscall.EIO) {
 			t.Errorf("the next, which was not written: %v", err)
 		}
 		l.Close()
@@ -666,7 +666,7 @@ func TestRandomFailures(t *testing.T) {
 			wg.Go(func() {
 				for i := range 30 {
 					s := fmt.Sprint(g, ".", i)
-					err := note(l, s)
+					err := jot(l, s)
 					mu.Lock()
 					if err == nil {
 						yes = append(yes, s)

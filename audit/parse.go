@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"encoding/base64"
 	"fmt"
 	"math"
 	"net/netip"
@@ -9,6 +10,8 @@ import (
 	"time"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"sekisho/audit/tree"
 )
 
 // ParseRecord reads a line that AppendJSON wrote. It is as strict as the
@@ -57,6 +60,9 @@ func ParseRecord(line []byte) (Record, error) {
 	p.field("grant", &r.Grant)
 	p.field("policy", &r.Policy)
 	p.field("request", &r.Request)
+	if p.has("head") {
+		r.Head = p.head()
+	}
 	if p.has("offered") {
 		p.list(func() { r.Offered = append(r.Offered, p.string()) })
 	}
@@ -193,6 +199,26 @@ func (p *parser) certificate() (c Certificate) {
 	c.Serial = p.uint(math.MaxUint64)
 	p.want(`}`)
 	return c
+}
+
+func (p *parser) head() (h TreeHead) {
+	p.want(`{"size":`)
+	start := p.pos
+	if h.Size = p.uint(tree.MaxSize); p.err == nil && h.Size == 0 {
+		p.pos = start
+		p.fail("the size of a head")
+	}
+	p.want(`,"root":`)
+	start = p.pos
+	s := p.string()
+	root, err := base64.StdEncoding.Strict().DecodeString(s)
+	if err != nil || len(root) != len(h.Root) || base64.StdEncoding.EncodeToString(root) != s {
+		p.pos = start
+		p.fail("a SHA-256 hash in base64")
+	}
+	copy(h.Root[:], root)
+	p.want(`}`)
+	return h
 }
 
 func (p *parser) endpoint(open string) Endpoint {

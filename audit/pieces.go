@@ -153,7 +153,7 @@ type Segment struct{ piece piece }
 // Segments returns those of the log in dir, oldest first. Each has its records
 // up to where the next one begins.
 func Segments(dir string) ([]Segment, error) {
-	all, err := list(dir)
+	_, all, err := survey(dir)
 	if err != nil {
 		return nil, err
 	}

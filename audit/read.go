@@ -2,17 +2,17 @@ package audit
 
 import "fmt"
 
-// Read calls fn with every record of the log in dir, in order, until fn
-// returns an error, which Read returns.
+// Read calls fn with every record of the log in dir that retention has left,
+// in order, until fn returns an error, which Read returns.
 //
 // It does not need the lock. Of a log that is being written, the last records
 // may not be durable yet, and a last line that is not finished is left out.
 func Read(dir string, fn func(Record) error) error {
-	all, err := list(dir)
+	gone, all, err := survey(dir)
 	if err != nil {
 		return err
 	}
-	var next uint64
+	next := gone.Next()
 	for _, p := range all {
 		if p.void() {
 			continue
@@ -20,7 +20,7 @@ func Read(dir string, fn func(Record) error) error {
 		if p.first != next {
 			return fmt.Errorf("audit: %s: records %d to %d are missing before it", p.path, next, p.first-1)
 		}
-		e, err := p.scan(fn)
+		e, err := p.scan(func(_ []byte, r Record) error { return fn(r) })
 		if err != nil {
 			return err
 		}

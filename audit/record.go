@@ -3,6 +3,8 @@ package audit
 import (
 	"net/netip"
 	"time"
+
+	"sekisho/audit/tree"
 )
 
 // Version is the schema version that every record carries in "v".
@@ -36,8 +38,10 @@ const (
 
 	AdminLock   Type = "admin.lock"
 	AdminRevoke Type = "admin.revoke"
+	AdminRead   Type = "admin.read"
 
-	LogMend Type = "log.mend"
+	LogMend  Type = "log.mend"
+	LogPrune Type = "log.prune"
 )
 
 // Ends reports whether t is the end of an opened forward: every forward.open
@@ -76,6 +80,7 @@ type Record struct {
 	Policy  string // hash of the policy in force, "sha256:…"
 	Request string // what was asked for, in request.deny and of commands
 
+	Head    TreeHead  // in server.start of all records before it; in log.prune of those that went
 	Offered []string  // fingerprints offered and refused, in auth.fail
 	Dropped []Dropped // addresses that the fence refused
 
@@ -93,6 +98,13 @@ type Certificate struct {
 	Authority string // name in the policy
 	KeyID     string
 	Serial    uint64
+}
+
+// A TreeHead is the tree over the first Size records of the log (package
+// tree). The zero one is that of no records, and left out.
+type TreeHead struct {
+	Size uint64
+	Root tree.Hash
 }
 
 // An Endpoint is a host and port as somebody wrote them: nothing about it is

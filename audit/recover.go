@@ -10,6 +10,10 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"sekisho/audit/tree"
 )
 
 // Recovery is what Open found to mend, mostly of a run that had ended without
@@ -19,6 +23,7 @@ type Recovery struct {
 	Segment string // the file they were in; the oldest, if they were in several
 	Saved   string // the file that keeps them
 	Lost    int    // forwards that were recorded as lost
+	Foreign error  // that the newest heads are signed with another key; nil if they are not
 }
 
 // Open makes the caller the writer of the log in dir, which it creates if need
@@ -48,6 +53,11 @@ func Open(dir string, opts Options) (*Log, error) {
 		return nil, err
 	}
 	go l.write()
+	if l.opts.Signer != nil {
+		go l.signHeads()
+	} else {
+		close(l.sealed)
+	}
 	return l, nil
 }
 
@@ -57,11 +67,17 @@ func Open(dir string, opts Options) (*Log, error) {
 // their records is void, so that the cut may even be missing. And of a batch
 // that is itself torn, each record that is whole counts and is not repeated.
 func (l *Log) recover() error {
-	f, err := inspect(l.dir)
+	f, err := inspect(l.dir, l.opts.Verifier)
 	if err != nil {
 		return err
 	}
 	l.next, l.last, l.before = f.next, f.last, f.last
+	before, err := f.tree.Root()
+	if err != nil {
+		return err
+	}
+	l.grown.tree = f.tree
+	l.recovered.Foreign = f.foreign
 
 	for _, name := range f.empty {
 		if err := l.opts.disk.Remove(name); err != nil {
@@ -84,7 +100,7 @@ func (l *Log) recover() error {
 		l.add(uint64(n), r.appendBody(nil))
 		n++
 	}
-	add(Record{Type: ServerStart})
+	add(Record{Type: ServerStart, Head: TreeHead{f.next, before}})
 	for _, t := range f.torn {
 		if !t.told {
 			add(Record{Type: LogMend, Reason: "torn", Detail: t.String()})
@@ -93,7 +109,8 @@ func (l *Log) recover() error {
 	for _, r := range f.lost {
 		add(r)
 	}
-	if err := l.commit(n); err != nil {
+	err = l.commit(n)
+	if err != nil {
 		if !errors.Is(err, ErrInFlight) {
 			l.forget(f.torn)
 		}
@@ -135,15 +152,25 @@ type findings struct {
 	empty []string // files that nothing was written to
 	torn  []torn   // oldest first
 	lost  []Record // in the order in which they were opened
+
+	tree    tree.Range
+	head    *tree.Head // the newest; nil: none is signed
+	foreign error      // that newer ones are, with another key
 }
 
-// inspect reads what it must of the log and changes nothing.
-func inspect(dir string) (*findings, error) {
-	all, err := list(dir)
+// inspect reads what it must of the log and changes nothing. The key is that
+// of the heads; without one they are not looked at.
+func inspect(dir string, key note.Verifier) (*findings, error) {
+	gone, all, err := survey(dir)
 	if err != nil {
 		return nil, err
 	}
-	var f findings
+	f := findings{next: gone.Next(), tree: gone.Clone()}
+	if key != nil {
+		if f.head, f.foreign, err = newestHead(dir, key); err != nil {
+			return nil, refuse(dir, err)
+		}
+	}
 
 	// Files at the end that hold no record that counts are what a run left that
 	// did not come to writing.
@@ -151,7 +178,7 @@ func inspect(dir string) (*findings, error) {
 	var behind []torn
 	for ; tip >= 0; tip-- {
 		p := all[tip]
-		e, err := p.scan(func(Record) error { return errStop })
+		e, err := p.scan(func([]byte, Record) error { return errStop })
 		if err == errStop {
 			break
 		}
@@ -165,43 +192,51 @@ func inspect(dir string) (*findings, error) {
 	}
 	slices.Reverse(behind)
 	if tip < 0 {
-		if len(all) > 0 && all[0].first > 0 {
-			return nil, all[0].refuse(fmt.Errorf("%s: records 0 to %d are missing before it", all[0].path, all[0].first-1))
+		if len(all) > 0 && all[0].first != f.next {
+			return nil, all[0].missing(f.next)
 		}
-		f.torn = behind
-		return &f, nil
-	}
-
-	start, err := settled(all[:tip+1])
-	if err != nil {
+	} else if err := f.read(all[:tip+1]); err != nil {
 		return nil, err
 	}
-	f.next = all[start].first
+	if f.head != nil && f.head.Size > f.next {
+		return nil, refuse(dir, fmt.Errorf("%s: the log ends before record %d, and a head signed at %s counts %d records", dir, f.next, f.head.Time.Format(time.RFC3339), f.head.Size))
+	}
+	f.torn = append(f.torn, behind...)
+	return &f, nil
+}
+
+// read goes through the pieces, of which the last has a record, and through
+// those closely from which on forwards may still be open.
+func (f *findings) read(all []piece) error {
+	start, err := settled(all)
+	if err != nil {
+		return err
+	}
+	if err := f.climb(all[:start]); err != nil {
+		return err
+	}
 	open := forwards{}
 	told := map[string]bool{} // files that a log.mend names
-	for i, p := range all[:tip+1] {
-		if i < start {
-			continue
-		}
+	for i, p := range all[start:] {
 		if p.first != f.next {
-			return nil, p.refuse(fmt.Errorf("%s: records %d to %d are missing before it", p.path, f.next, p.first-1))
+			return p.missing(f.next)
 		}
-		e, err := p.scan(func(r Record) error {
+		e, err := p.scan(func(line []byte, r Record) error {
 			f.last = r.Time
 			open.see(r)
 			if r.Type == LogMend {
 				name, _, _ := strings.Cut(r.Detail, ":")
 				told[name] = true
 			}
-			return nil
+			return f.grow(p, line)
 		})
-		if err == nil && i < tip {
+		if err == nil && start+i < len(all)-1 {
 			err = p.complete(e)
 		} else if err == nil {
 			err = p.mendable(e)
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		f.next = e.next
 		f.torn = f.note(f.torn, p, e)
@@ -209,9 +244,41 @@ func inspect(dir string) (*findings, error) {
 	for i := range f.torn {
 		f.torn[i].told = told[filepath.Base(f.torn[i].path)]
 	}
-	f.torn = append(f.torn, behind...)
 	f.lost = open.lost()
-	return &f, nil
+	return nil
+}
+
+// climb brings the tree up over pieces in which nothing else matters.
+func (f *findings) climb(all []piece) error {
+	for _, p := range all {
+		if p.first != f.next {
+			return p.missing(f.next)
+		}
+		e, err := p.scan(func(line []byte, _ Record) error { return f.grow(p, line) })
+		if err == nil {
+			err = p.complete(e)
+		}
+		if err != nil {
+			return err
+		}
+		f.next = e.next
+	}
+	return nil
+}
+
+// grow adds a record to the tree and holds it against the newest head, where
+// that ends.
+func (f *findings) grow(p piece, line []byte) error {
+	f.tree.Append(tree.Leaf(line))
+	if f.head == nil || f.tree.Next() != f.head.Size {
+		return nil
+	}
+	root, err := f.tree.Root()
+	if err != nil || root != f.head.Root {
+		return p.refuse(fmt.Errorf("%s: up to record %d these are not the records whose head was signed at %s; sekisho audit verify tells more",
+			p.path, f.head.Size-1, f.head.Time.Format(time.RFC3339)))
+	}
+	return nil
 }
 
 // note adds p to list if it holds more than its records, and to the empty
@@ -269,7 +336,7 @@ func (p piece) peek() (run string, beyond bool, err error) {
 	if p.void() {
 		return "", false, nil
 	}
-	e, err := p.scan(func(r Record) error {
+	e, err := p.scan(func(_ []byte, r Record) error {
 		run = r.Run
 		if beyond = r.Type != ServerStart && r.Type != LogMend && r.Type != ForwardLost; beyond {
 			return errStop
@@ -315,9 +382,15 @@ func (p piece) mendable(e extent) error {
 	return nil
 }
 
-func (p piece) refuse(err error) error {
-	return fmt.Errorf("audit: %w: no crash does this, so nothing was mended; to start a new log, move %s away and keep it as evidence",
-		err, filepath.Dir(p.path))
+func (p piece) refuse(err error) error { return refuse(filepath.Dir(p.path), err) }
+
+// missing is that the piece begins where there should be records before it.
+func (p piece) missing(next uint64) error {
+	return p.refuse(fmt.Errorf("%s: records %d to %d are missing before it", p.path, next, p.first-1))
+}
+
+func refuse(dir string, err error) error {
+	return fmt.Errorf("audit: %w: no crash does this, so nothing was mended; to start a new log, move %s away and keep it as evidence", err, dir)
 }
 
 // A torn file has bytes that are no record after those that it keeps.

@@ -30,8 +30,9 @@ func lineReader(r io.Reader) *bufio.Reader {
 }
 
 // scan calls fn with the records of the piece below its limit, in order, until
-// the first line that is none or that cannot stand where it stands.
-func (p piece) scan(fn func(Record) error) (extent, error) {
+// the first line that is none or that cannot stand where it stands. A line is
+// without its newline, and overwritten after the call.
+func (p piece) scan(fn func(line []byte, r Record) error) (extent, error) {
 	e := extent{next: p.first}
 	f, err := p.open()
 	if err != nil {
@@ -58,7 +59,8 @@ func (p piece) scan(fn func(Record) error) (extent, error) {
 			}
 			break
 		}
-		rec, err := ParseRecord(line[:len(line)-1])
+		text := line[:len(line)-1]
+		rec, err := ParseRecord(text)
 		if err != nil {
 			e.bad = fmt.Errorf("%s:%d: %w", p.path, n, err)
 			break
@@ -72,7 +74,7 @@ func (p piece) scan(fn func(Record) error) (extent, error) {
 			break
 		}
 		run = rec.Run
-		if err := fn(rec); err != nil {
+		if err := fn(text, rec); err != nil {
 			return e, err
 		}
 		e.next++

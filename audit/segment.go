@@ -60,6 +60,7 @@ func inPlace(file os.FileInfo, path string) error {
 type segment struct {
 	file
 	path string
+	stem string
 	info os.FileInfo
 	size int64 // up to here it is acknowledged
 	born time.Time
@@ -78,12 +79,13 @@ func create(d disk, dir string, first uint64, now time.Time) (s *segment, made b
 			nth = p.nth + 1
 		}
 	}
-	path := filepath.Join(dir, stem(first, nth)+plainEnd)
+	stem := stem(first, nth)
+	path := filepath.Join(dir, stem+plainEnd)
 	f, err := d.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, false, err
 	}
-	s = &segment{file: f, path: path, born: now}
+	s = &segment{file: f, path: path, stem: stem, born: now}
 	if s.info, err = f.Stat(); err == nil {
 		err = d.SyncDir(dir)
 	}

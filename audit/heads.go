@@ -1,0 +1,256 @@
+package audit
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"sekisho/audit/tree"
+)
+
+// headPause is how long after one head the next is signed at the earliest. So
+// long a change of the newest records can go unnoticed.
+const headPause = time.Second
+
+// Heads stand beside the segment that their last record is in, each as it is
+// signed, with an empty line after it.
+const headsEnd = ".heads"
+
+// A growth is the tree over all that is durable, as the writer lets it grow.
+type growth struct {
+	tree tree.Range
+	stem string // of the segment that the last record is in
+}
+
+// grow adds the leaves of a batch that is durable.
+func (l *Log) grow(stem string) {
+	l.growing.Lock()
+	for _, leaf := range l.leaves {
+		l.grown.tree.Append(leaf)
+	}
+	l.grown.stem = stem
+	l.growing.Unlock()
+	select {
+	case l.unsigned <- struct{}{}:
+	default:
+	}
+}
+
+// Head signs the head of all that is durable now. It is nil if the log has no
+// key.
+func (l *Log) Head() ([]byte, error) {
+	if l.opts.Signer == nil {
+		return nil, nil
+	}
+	text, _, _, err := l.signed()
+	return text, err
+}
+
+func (l *Log) signed() (text []byte, size uint64, stem string, err error) {
+	l.growing.Lock()
+	size, stem = l.grown.tree.Next(), l.grown.stem
+	root, err := l.grown.tree.Root()
+	l.growing.Unlock()
+	if err == nil {
+		text, err = tree.Head{Size: size, Root: root, Time: l.opts.now()}.Sign(l.opts.Signer)
+	}
+	return text, size, stem, err
+}
+
+// signHeads signs what is new, at most once in headPause, until the writer has
+// stopped, and then once more.
+func (l *Log) signHeads() {
+	defer close(l.sealed)
+	w := headWriter{dir: l.dir, disk: l.opts.disk}
+	defer w.close()
+	last := uint64(0)
+	for over := false; !over; {
+		select {
+		case <-l.unsigned:
+		case <-l.stopped:
+			over = true
+		}
+		text, size, stem, err := l.signed()
+		if err == nil && size != last {
+			err = w.write(stem, text)
+		}
+		if err == nil {
+			last = size
+		} else {
+			err = fmt.Errorf("audit: sign a head: %w", err)
+			select { // try again, even if nothing is new by then
+			case l.unsigned <- struct{}{}:
+			default:
+			}
+		}
+		l.signing.Store(&headState{size: last, time: l.opts.now(), err: err})
+		if !over {
+			select {
+			case <-time.After(headPause):
+			case <-l.stopped:
+			}
+		}
+	}
+}
+
+// A headState is how the signing of heads stands.
+type headState struct {
+	size uint64    // of the newest that is written
+	time time.Time // of the last attempt
+	err  error     // why that failed
+}
+
+// A headWriter writes heads into the files beside the segments.
+type headWriter struct {
+	dir  string
+	disk disk
+	file file // nil if none is open
+	stem string
+	torn bool // it may end in half a head
+}
+
+// write appends a head and makes it durable. After a failure the descriptor is
+// not used again; half a head, which that may leave, is nobody's.
+func (w *headWriter) write(stem string, text []byte) error {
+	if w.file != nil && (w.stem != stem || w.moved()) {
+		w.close()
+	}
+	if w.file == nil {
+		f, err := w.disk.OpenFile(filepath.Join(w.dir, stem+headsEnd), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		if err != nil {
+			return err
+		}
+		w.file, w.stem, w.torn = f, stem, true
+		if err := w.disk.SyncDir(w.dir); err != nil {
+			w.close()
+			return err
+		}
+	}
+	text = append(text, '\n')
+	if w.torn {
+		text = append([]byte("\n"), text...)
+	}
+	_, err := w.file.Write(text)
+	if err == nil {
+		err = w.file.Sync()
+	}
+	if err != nil {
+		w.close()
+	}
+	w.torn = false
+	return err
+}
+
+// moved reports whether the open file is not the one in the folder any more.
+func (w *headWriter) moved() bool {
+	info, err := w.file.Stat()
+	return err != nil || inPlace(info, filepath.Join(w.dir, w.stem+headsEnd)) != nil
+}
+
+func (w *headWriter) close() {
+	if w.file != nil {
+		w.file.Close()
+		w.file = nil
+	}
+}
+
+// headLines is how many lines a head has, the empty one before the signature
+// among them.
+const headLines = 6
+
+// splitHeads returns the texts of the heads in a file of them. What is none is
+// left out: a crash leaves half a one, and the next begins right behind it.
+func splitHeads(b []byte) [][]byte {
+	lines := bytes.SplitAfter(b, []byte("\n"))
+	var heads [][]byte
+	for i := 0; i+headLines <= len(lines); i++ {
+		end := i + headLines
+		if len(lines[end-2]) != 1 || !bytes.HasPrefix(lines[end-1], []byte("— ")) {
+			continue
+		}
+		text := bytes.Join(lines[i:end], nil)
+		if _, err := tree.PeekHead(text); err != nil {
+			// Half a head may stand before the first line of this one.
+			continue
+		}
+		heads = append(heads, text)
+		i = end - 1
+	}
+	return heads
+}
+
+// mostHeads bounds a file of heads that is read: more than what a day of them
+// takes.
+const mostHeads = 64 << 20
+
+// headsOf returns the heads beside a piece, oldest first.
+func headsOf(path string) ([][]byte, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err == nil && info.Size() > mostHeads {
+		err = fmt.Errorf("%s has more than %d bytes", path, mostHeads)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("audit: read the heads: %w", err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("audit: read the heads: %w", err)
+	}
+	return splitHeads(b), nil
+}
+
+// headFiles are the files of heads in dir, in the order of the log.
+func headFiles(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir) // sorted by name, which is the order but for the nth of one seq
+	if err != nil {
+		return nil, fmt.Errorf("audit: list the heads: %w", err)
+	}
+	var files []string
+	for _, e := range entries {
+		if rest, ok := strings.CutSuffix(e.Name(), headsEnd); ok {
+			if _, ok := parsePieceName(rest + plainEnd); ok {
+				files = append(files, filepath.Join(dir, e.Name()))
+			}
+		}
+	}
+	return files, nil
+}
+
+// newestHead is the newest that the key has signed; nil if there is none.
+// foreign tells of a newer one that another key has signed.
+func newestHead(dir string, key note.Verifier) (newest *tree.Head, foreign error, err error) {
+	files, err := headFiles(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i := len(files) - 1; i >= 0 && newest == nil; i-- {
+		heads, err := headsOf(files[i])
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, text := range slices.Backward(heads) {
+			h, err := tree.OpenHead(text, key)
+			if err == nil {
+				newest = &h
+				break
+			}
+			if !errors.Is(err, tree.ErrForeignKey) {
+				return nil, nil, fmt.Errorf("audit: %s: %w", files[i], err)
+			}
+			if foreign == nil {
+				foreign = err
+			}
+		}
+	}
+	return newest, foreign, nil
+}
