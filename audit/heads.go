@@ -226,31 +226,30 @@ func headFiles(dir string) ([]string, error) {
 	return files, nil
 }
 
-// newestHead is the newest that the key has signed; nil if there is none.
-// foreign tells of a newer one that another key has signed.
-func newestHead(dir string, key note.Verifier) (newest *tree.Head, foreign error, err error) {
+// newestHead is the newest that one of the keys has signed; text is nil if
+// there is none. foreign tells of a newer one that another key has signed.
+func newestHead(dir string, keys ...note.Verifier) (text []byte, h tree.Head, foreign error, err error) {
 	files, err := headFiles(dir)
 	if err != nil {
-		return nil, nil, err
+		return nil, h, nil, err
 	}
-	for i := len(files) - 1; i >= 0 && newest == nil; i-- {
-		heads, err := headsOf(files[i])
+	for _, path := range slices.Backward(files) {
+		heads, err := headsOf(path)
 		if err != nil {
-			return nil, nil, err
+			return nil, h, nil, err
 		}
 		for _, text := range slices.Backward(heads) {
-			h, err := tree.OpenHead(text, key)
+			h, err := tree.OpenHead(text, keys...)
 			if err == nil {
-				newest = &h
-				break
+				return text, h, foreign, nil
 			}
 			if !errors.Is(err, tree.ErrForeignKey) {
-				return nil, nil, fmt.Errorf("audit: %s: %w", files[i], err)
+				return nil, h, nil, fmt.Errorf("audit: %s: %w", path, err)
 			}
 			if foreign == nil {
 				foreign = err
 			}
 		}
 	}
-	return newest, foreign, nil
+	return nil, h, foreign, nil
 }

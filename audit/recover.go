@@ -167,8 +167,12 @@ func inspect(dir string, key note.Verifier) (*findings, error) {
 	}
 	f := findings{next: gone.Next(), tree: gone.Clone()}
 	if key != nil {
-		if f.head, f.foreign, err = newestHead(dir, key); err != nil {
+		text, head, foreign, err := newestHead(dir, key)
+		if err != nil {
 			return nil, refuse(dir, err)
+		}
+		if f.foreign = foreign; text != nil {
+			f.head = &head
 		}
 	}
 

@@ -108,6 +108,33 @@ func (r Range) Node(level int, n uint64) (Hash, bool) {
 	return Hash{}, false
 }
 
+// Part returns the range [first, next) if it is made of whole nodes of r. So
+// is every part of a subtree that r reaches into from outside it.
+func (r Range) Part(first, next uint64) (Range, bool) {
+	from, to := -1, -1
+	at, i := r.first, 0
+	for level := range subtrees(r.first, r.next) {
+		if at == first {
+			from = i
+		}
+		if at == next {
+			to = i
+		}
+		at += 1 << level
+		i++
+	}
+	if at == first {
+		from = i
+	}
+	if at == next {
+		to = i
+	}
+	if from < 0 || to < from {
+		return Range{}, false
+	}
+	return Range{first, next, slices.Clone(r.nodes[from:to])}, true
+}
+
 // subtrees yields level and number of the fewest whole subtrees that cover
 // [first, next), left to right.
 func subtrees(first, next uint64) func(yield func(level int, n uint64) bool) {

@@ -255,3 +255,42 @@ func BenchmarkLeaf(b *testing.B) {
 		Leaf(line)
 	}
 }
+
+func TestPartsOfARange(t *testing.T) {
+	const n = 45
+	d := make([]string, n)
+	for i := range d {
+		d[i] = strconv.Itoa(i)
+	}
+	for first := range n {
+		for next := first; next <= n; next++ {
+			whole := rangeOf(d, first, next)
+			for a := first; a <= next; a++ {
+				for b := a; b <= next; b++ {
+					part, ok := whole.Part(uint64(a), uint64(b))
+					if ok && text(t, part) != text(t, rangeOf(d, a, b)) {
+						t.Fatalf("of %d to %d, the part %d to %d is %s", first, next, a, b, text(t, part))
+					}
+				}
+			}
+			if _, ok := whole.Part(uint64(first), uint64(next)); !ok {
+				t.Fatalf("%d to %d is no part of itself", first, next)
+			}
+			if _, ok := whole.Part(uint64(next), uint64(next+1)); ok {
+				t.Fatalf("%d to %d has a part that ends after it", first, next)
+			}
+			// A subtree that lies partly in the range.
+			for level := range 7 {
+				for at := 0; at < 64; at += 1 << level {
+					a, b := max(at, first), min(at+1<<level, next)
+					if a >= b || first <= at && at+1<<level <= next {
+						continue
+					}
+					if _, ok := whole.Part(uint64(a), uint64(b)); !ok {
+						t.Fatalf("of %d to %d, the part of the subtree %d to %d is not known", first, next, at, at+1<<level)
+					}
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,143 @@
+package audit
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"sekisho/audit/tree"
+)
+
+// history makes a log of several runs and segments and returns its lines and a
+// head of each size.
+func history(t *testing.T, dir string, opts Options) (lines [][]byte, heads [][]byte) {
+	t.Helper()
+	opts.SegmentSize = 700 // some four records
+	for run := range 4 {
+		l := open(t, dir, opts)
+		for i := range 7 + run {
+			mustNote(t, l, fmt.Sprint(run, "/", i))
+		}
+		try(t, l.Close())
+	}
+	lines = leavesOf(t, dir)
+	for size := range len(lines) + 1 {
+		heads = append(heads, headOf(t, lines[:size], opts.Signer))
+	}
+	return lines, heads
+}
+
+func headOf(t *testing.T, lines [][]byte, signer note.Signer) []byte {
+	t.Helper()
+	text, err := tree.Head{Size: uint64(len(lines)), Root: rfcRoot(lines), Time: at}.Sign(signer)
+	try(t, err)
+	return text
+}
+
+// prune takes away the segments before the nth as retention does.
+func prune(t *testing.T, dir string, lines [][]byte, n int) uint64 {
+	t.Helper()
+	pieces, err := list(dir)
+	try(t, err)
+	gone := tree.NewRange(0)
+	for _, line := range lines[:pieces[n].first] {
+		gone.Append(tree.Leaf(line))
+	}
+	text, err := gone.MarshalText()
+	try(t, err, os.WriteFile(filepath.Join(dir, prunedFile), append(text, '\n'), 0o600))
+	for _, p := range pieces[:n] {
+		try(t, os.Remove(p.path))
+		os.Remove(p.beside(headsEnd))
+	}
+	return gone.Next()
+}
+
+func TestProofs(t *testing.T) {
+	dir, opts := t.TempDir(), withKey(t)
+	lines, heads := history(t, dir, opts)
+	pieces, err := list(dir)
+	try(t, err)
+	for i, p := range pieces[:len(pieces)-1] {
+		if i%2 == 0 {
+			packed(t, p.path)
+		}
+	}
+	check := func(t *testing.T, from int) {
+		for size := from + 1; size <= len(lines); size++ {
+			var all []tree.Proven
+			for seq := from; seq < size; seq++ {
+				all = append(all, tree.Proven{Seq: uint64(seq), Line: lines[seq]})
+			}
+			text, err := Prove(dir, heads[size], all)
+			try(t, err)
+			_, proven, err := tree.CheckProof(text, opts.Verifier)
+			try(t, err)
+			same(t, proven, all)
+		}
+		for old := range len(lines) + 1 {
+			for size := max(old, from); size <= len(lines); size++ {
+				if size == 0 || (size+3*old)%7 != 0 && size != len(lines) && old != from {
+					continue // enough of them
+				}
+				text, err := Answer(dir, heads[size], uint64(old))
+				try(t, err)
+				var kept *tree.Head
+				if old > 0 {
+					h, err := tree.PeekHead(heads[old])
+					try(t, err)
+					kept = &h
+				}
+				_, raw, err := tree.CheckAnswer(text, []note.Verifier{opts.Verifier}, kept)
+				switch {
+				case errors.Is(err, tree.ErrPruned) && 0 < old && old < from:
+				case err != nil:
+					t.Fatalf("from %d to %d: %v", old, size, err)
+				case string(raw) != string(heads[size]):
+					t.Fatalf("the answer has the head %q", raw)
+				}
+			}
+		}
+	}
+	t.Run("of every record to every head, and between all heads", func(t *testing.T) { check(t, 0) })
+
+	gone := int(prune(t, dir, lines, 1))
+	t.Run("go on when retention has taken the first segment", func(t *testing.T) { check(t, gone) })
+	pieces, err = list(dir)
+	try(t, err)
+	gone = int(prune(t, dir, lines, len(pieces)/2))
+	t.Run("go on when retention has taken half of all", func(t *testing.T) { check(t, gone) })
+
+	t.Run("are none of records that are gone", func(t *testing.T) {
+		_, err := Prove(dir, heads[len(lines)], []tree.Proven{{Seq: 1, Line: lines[1]}})
+		if !errors.Is(err, ErrPruned) {
+			t.Error(err)
+		}
+	})
+	t.Run("are none of a line that is not in the log", func(t *testing.T) {
+		_, err := Prove(dir, heads[len(lines)], []tree.Proven{{Seq: uint64(gone), Line: []byte(fmt.Sprintf(`{"v":1,"seq":%d}`, gone))}})
+		if !errors.Is(err, tree.ErrNotProven) {
+			t.Error(err)
+		}
+	})
+	t.Run("are none of a log that has been changed", func(t *testing.T) {
+		l := open(t, dir, opts)
+		try(t, l.Close())
+		pieces, err := list(dir)
+		try(t, err)
+		path := pieces[len(pieces)-2].path
+		text, err := os.ReadFile(path)
+		try(t, err)
+		text[len(text)-10] ^= 1
+		try(t, os.WriteFile(path, text, 0o600))
+		if _, err := Prove(dir, heads[len(lines)], []tree.Proven{{Seq: uint64(gone), Line: lines[gone]}}); !errors.Is(err, tree.ErrNotProven) {
+			t.Error(err)
+		}
+		if _, err := Answer(dir, heads[len(lines)], uint64(gone)); err == nil {
+			t.Error("an answer was made of a log that is not that of the head")
+		}
+	})
+}
