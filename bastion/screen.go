@@ -1,7 +1,9 @@
 package bastion
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strconv"
@@ -15,6 +17,9 @@ type answer struct {
 	out, err string // for standard output and for standard error
 	status   uint32
 	refused  bool // there is no such command
+
+	// run, if it is not nil, does the rest and returns the status.
+	run func(ctx context.Context, stdout, stderr io.Writer) int
 }
 
 // answerCommand runs one of Sekisho's own commands, which are all that exec can
@@ -24,6 +29,8 @@ func (c *connection) answerCommand(line string) answer {
 	switch {
 	case len(words) == 1 && words[0] == "targets":
 		return answer{out: c.targets()}
+	case len(words) > 0 && words[0] == "audit":
+		return c.readLog(line, words[1:])
 	case len(words) == 2 && words[0] == "explain":
 		return c.explain(words[1])
 	case len(words) > 0 && words[0] == "explain":

@@ -31,6 +31,9 @@ type Config struct {
 	Progress          time.Duration // between forward.progress records; 0: none
 	CloseOnLogFailure bool
 
+	// Audit reads the audit log for auditors; nil: nobody does over SSH.
+	Audit AuditCommand
+
 	// OwnAddrs returns the server's own addresses, which the fence refuses.
 	// nil: OwnAddrs, those of the machine's interfaces.
 	OwnAddrs func() ([]netip.Addr, error)
@@ -56,6 +59,8 @@ type Server struct {
 	gateLines throttle
 	now       func() time.Time // Config.Now
 	rekey     uint64           // Config.RekeyThreshold
+	audit     AuditCommand     // Config.Audit
+	readers   chan struct{}    // has one in it for each who reads the log
 
 	tending context.CancelFunc
 	tended  sync.WaitGroup
@@ -83,6 +88,8 @@ func New(c Config) (*Server, error) {
 		gateLines: throttle{every: time.Second},
 		rekey:     c.RekeyThreshold,
 		now:       c.Now,
+		audit:     c.Audit,
+		readers:   make(chan struct{}, maxReaders),
 	}
 	for _, key := range c.HostKeys {
 		signer, err := hostSigner(key)

@@ -1,9 +1,10 @@
 package bastion
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"io"
-	"strings"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -46,16 +47,23 @@ func (c *connection) session(ch ssh.NewChannel, answered func()) {
 // shows is written beside: a client that takes no byte of it must not keep its
 // requests from being read, since that would stall the whole connection.
 func (c *connection) answerSession(channel ssh.Channel, requests <-chan *ssh.Request) {
-	newline := "\n"
+	ctx, gone := context.WithCancel(c.ctx)
+	defer gone()
+	terminal := false
 	shown := false
 	show := func(a answer) {
 		shown = true
-		out, err := strings.ReplaceAll(a.out, "\n", newline), strings.ReplaceAll(a.err, "\n", newline)
+		out, err := lineEnds(terminal, channel), lineEnds(terminal, channel.Stderr())
 		go func() {
+			defer c.recovered()
 			defer channel.Close()
-			io.WriteString(channel, out)
-			io.WriteString(channel.Stderr(), err)
-			channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{a.status}))
+			io.WriteString(out, a.out)
+			io.WriteString(err, a.err)
+			status := a.status
+			if a.run != nil {
+				status = uint32(a.run(ctx, out, err))
+			}
+			channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status}))
 			channel.CloseWrite()
 		}()
 	}
@@ -64,7 +72,7 @@ func (c *connection) answerSession(channel ssh.Channel, requests <-chan *ssh.Req
 		case shown: // one session, one answer
 			req.Reply(false, nil)
 		case req.Type == "pty-req":
-			newline = "\r\n"
+			terminal = true
 			req.Reply(true, nil)
 		case req.Type == "window-change":
 			req.Reply(true, nil)
@@ -90,6 +98,24 @@ func (c *connection) answerSession(channel ssh.Channel, requests <-chan *ssh.Req
 			req.Reply(false, nil)
 		}
 	}
+}
+
+// lineEnds is w for text that ends its lines as a terminal wants it. The
+// client's is in raw mode, and there is no pty here that would see to it.
+func lineEnds(terminal bool, w io.Writer) io.Writer {
+	if !terminal {
+		return w
+	}
+	return crlf{w}
+}
+
+type crlf struct{ io.Writer }
+
+func (w crlf) Write(b []byte) (int, error) {
+	if _, err := w.Writer.Write(bytes.ReplaceAll(b, []byte("\n"), []byte("\r\n"))); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
 
 // sessionRequest names a refused request of a session for the record.
