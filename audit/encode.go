@@ -69,7 +69,7 @@ func (r *Record) appendBody(b []byte) []byte {
 
 	// A zero says something where it was counted, and nothing elsewhere.
 	counted := r.Type == ForwardClose || r.Type == ForwardFail || r.Type == ForwardProgress
-	timed := counted || r.Type == ConnClose
+	timed := counted || r.Type == ConnClose || r.Type == AuthFlood
 	ms := max(r.Duration.Milliseconds(), 0)
 	if counted || r.BytesUp != 0 {
 		b = strconv.AppendUint(appendName(b, "bytes_up"), r.BytesUp, 10)
@@ -79,6 +79,12 @@ func (r *Record) appendBody(b []byte) []byte {
 	}
 	if timed || ms != 0 {
 		b = strconv.AppendInt(appendName(b, "duration_ms"), ms, 10)
+	}
+	if r.Count != 0 {
+		b = strconv.AppendUint(appendName(b, "count"), r.Count, 10)
+	}
+	if r.Sources != 0 {
+		b = strconv.AppendUint(appendName(b, "sources"), r.Sources, 10)
 	}
 
 	b = appendField(b, "reason", r.Reason)

@@ -56,6 +56,8 @@ func TestEncoding(t *testing.T) {
 			head + `,"type":"forward.lost","bytes_up":1}`},
 		{"a duration is in whole milliseconds and never negative", Record{V: 1, Time: at, Type: ConnClose, Duration: -time.Hour},
 			head + `,"type":"conn.close","duration_ms":0}`},
+		{"failures that are told together have their count and sources before the reason", Record{V: 1, Time: at, Type: AuthFlood, Duration: time.Minute, Count: 9, Sources: 2, Reason: "unknown_key"},
+			head + `,"type":"auth.flood","duration_ms":60000,"count":9,"sources":2,"reason":"unknown_key"}`},
 		{"a port without a host is kept", Record{V: 1, Time: at, Originator: Endpoint{"", 7}, Source: netip.AddrPortFrom(netip.Addr{}, 8)},
 			head + `,"source":{"ip":"","port":8},"originator":{"ip":"","port":7}}`},
 		{"an IPv4 address in IPv6 is written as IPv4", Record{V: 1, Time: at, Address: netip.MustParseAddrPort("[::ffff:10.0.0.1]:22")},
@@ -206,6 +208,7 @@ func randomRecord(seed uint64, s string) Record {
 		Address:    netip.AddrPortFrom(addr(), uint16(num())),
 		Grant:      str(), Policy: str(), Request: str(),
 		BytesUp: num(), BytesDown: num(), Duration: time.Duration(num()%(math.MaxInt64/1_000_000)) * time.Millisecond,
+		Count: num(), Sources: num(),
 		Reason: str(), Detail: str(),
 	}
 	for range rnd.IntN(4) {

@@ -78,6 +78,12 @@ func ParseRecord(line []byte) (Record, error) {
 	if p.has("duration_ms") {
 		r.Duration = time.Duration(p.uint(math.MaxInt64/uint64(time.Millisecond))) * time.Millisecond
 	}
+	if p.has("count") {
+		r.Count = p.uint(math.MaxUint64)
+	}
+	if p.has("sources") {
+		r.Sources = p.uint(math.MaxUint64)
+	}
 	p.field("reason", &r.Reason)
 	p.field("detail", &r.Detail)
 	p.want(`}`)

@@ -24,6 +24,7 @@ const (
 
 	AuthOK    Type = "auth.ok"
 	AuthFail  Type = "auth.fail"
+	AuthFlood Type = "auth.flood"
 	ConnClose Type = "conn.close"
 
 	RequestDeny Type = "request.deny"
@@ -87,6 +88,9 @@ type Record struct {
 	BytesUp   uint64        // client to target
 	BytesDown uint64        // target to client
 	Duration  time.Duration // written as whole milliseconds
+
+	Count   uint64 // failures that are told together, in auth.flood
+	Sources uint64 // of how many sources, if of several; detail tells if there were more
 
 	Reason string // a code
 	Detail string // a sentence

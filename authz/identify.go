@@ -44,6 +44,10 @@ func (p *Policy) Identify(login string, key ssh.PublicKey) (id Identity, reason 
 	return id, "", ""
 }
 
+// HasKey reports whether a key is somebody's by the policy, though it may be
+// one that is refused.
+func (p *Policy) HasKey(key ssh.PublicKey) bool { return p.keyring().find(key) != nil }
+
 func (p *Policy) identifyKey(key ssh.PublicKey) (id Identity, reason Reason, detail string) {
 	var wire [1024]byte // for RSA keys of up to 8,000 bits
 	t := key.Type()
