@@ -323,13 +323,15 @@ func (c *connection) record(t audit.Type) audit.Record {
 }
 
 // append writes a record that nothing waits for; that it failed is said.
-func (c *connection) append(rec audit.Record) {
+func (c *connection) append(rec audit.Record) error {
 	ctx, cancel := context.WithTimeout(context.Background(), c.server.limits.DialTimeout)
 	defer cancel()
-	if err := c.server.forwarder.recorder.Append(ctx, rec); err != nil {
+	err := c.server.forwarder.recorder.Append(ctx, rec)
+	if err != nil {
 		c.line().WithError(err).Errorf("%s is not recorded", rec.Type)
 		c.server.forwarder.recordFailed()
 	}
+	return err
 }
 
 // line is the start of an operational line about this connection.

@@ -20,7 +20,12 @@ const (
 	serverVersion = "SSH-2.0-Sekisho" // must not begin with OpenSSH: clients switch on quirks by it
 	entranceSSH   = "ssh"
 
-	maxOffered = 32 // refused keys of one connection that are kept for the record
+	// What a client that has not logged in can put into a record; its version
+	// string has 255 bytes at most by x/crypto/ssh.
+	maxOffered = 8 // refused keys that are named
+	maxLogin   = 256
+	maxMethod  = 64
+	maxDetail  = 512
 )
 
 // Reasons of failed logins, beside those of package authz.
@@ -41,6 +46,7 @@ type login struct {
 	err      error  // of the handshake
 
 	begun    bool // a userauth request has come
+	known    bool // a login or key concerned somebody whom the policy knows
 	user     string
 	client   string
 	accepted string // fingerprint of a key that would have been let in, had it been proven
@@ -57,14 +63,35 @@ type offer struct {
 	key    ssh.PublicKey
 	reason string
 	detail string
+	known  bool // the policy knows it
 }
 
-func (l *login) refuse(key ssh.PublicKey, reason authz.Reason, detail string) error {
+// refuse notes a refused key. The last ones are kept, and rather those that
+// the policy knows: many others must not hide them.
+func (l *login) refuse(policy *authz.Policy, key ssh.PublicKey, reason authz.Reason, detail string) error {
 	l.refused++
-	if len(l.offered) < maxOffered {
-		l.offered = append(l.offered, offer{key, string(reason), detail})
+	known := knows(policy, key, reason)
+	l.known = l.known || known
+	if len(l.offered) == maxOffered {
+		i := slices.IndexFunc(l.offered, func(o offer) bool { return !o.known })
+		i = max(i, 0)
+		l.offered = slices.Delete(l.offered, i, i+1)
 	}
+	l.offered = append(l.offered, offer{key, string(reason), detail, known})
 	return errors.New(detail)
+}
+
+// knows reports whether the policy knows a key or certificate that is refused.
+// A certificate whose signature is not good is anybody's.
+func knows(policy *authz.Policy, key ssh.PublicKey, reason authz.Reason) bool {
+	switch reason {
+	case authz.UnknownKey, authz.UnknownAuthority, authz.BadCert:
+		return false
+	case authz.KeyUnsupported:
+		_, cert := key.(*ssh.Certificate)
+		return cert || policy.HasKey(key)
+	}
+	return true
 }
 
 // serverConfig makes the configuration of one handshake.
@@ -97,11 +124,13 @@ func (c *connection) serverConfig() *ssh.ServerConfig {
 // looked at, or whoever knows one public key could find out who the others
 // are.
 func (c *connection) offerKey(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-	c.login.saw(meta)
+	policy := c.server.policies.get()
+	c.login.saw(meta, policy)
 	c.login.last = ""
-	if _, reason, detail := c.server.policies.get().Identify("", key); reason != "" {
-		return nil, c.login.refuse(key, reason, detail)
+	if _, reason, detail := policy.Identify("", key); reason != "" {
+		return nil, c.login.refuse(policy, key, reason, detail)
 	}
+	c.login.known = true
 	c.login.last = ssh.FingerprintSHA256(plainKey(key))
 	c.login.accepted = c.login.last
 	return new(ssh.Permissions), nil
@@ -111,9 +140,10 @@ func (c *connection) offerKey(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Pe
 // before counts, and the user name is the one of this very request.
 func (c *connection) proveKey(meta ssh.ConnMetadata, key ssh.PublicKey, _ *ssh.Permissions, algorithm string) (*ssh.Permissions, error) {
 	c.login.accepted = "" // it is proven
-	id, reason, detail := c.server.policies.get().Identify(meta.User(), key)
+	policy := c.server.policies.get()
+	id, reason, detail := policy.Identify(meta.User(), key)
 	if reason != "" {
-		return nil, c.login.refuse(key, reason, detail)
+		return nil, c.login.refuse(policy, key, reason, detail)
 	}
 	principal := &Principal{
 		User: id.User, Key: id.Key, Cert: id.Cert, Login: meta.User(), Entrance: entranceSSH,
@@ -125,7 +155,7 @@ func (c *connection) proveKey(meta ssh.ConnMetadata, key ssh.PublicKey, _ *ssh.P
 	if reason, detail, err := c.admit(principal); err != nil {
 		return nil, err
 	} else if reason != "" {
-		return nil, c.login.refuse(key, reason, detail)
+		return nil, c.login.refuse(policy, key, reason, detail)
 	}
 	c.recordLogin(principal, algorithm)
 	return new(ssh.Permissions), nil
@@ -193,7 +223,7 @@ func (c *connection) logAuth(meta ssh.ConnMetadata, method string, err error) {
 		l.finished()
 		return
 	}
-	l.saw(meta)
+	l.saw(meta, c.server.policies.get())
 	switch method {
 	case "none":
 	case "publickey":
@@ -201,19 +231,33 @@ func (c *connection) logAuth(meta ssh.ConnMetadata, method string, err error) {
 			l.sha1 = true
 		}
 	default:
+		method = bounded(method, maxMethod)
 		if len(l.methods) < 8 && !slices.Contains(l.methods, method) {
 			l.methods = append(l.methods, method)
 		}
 	}
 }
 
-func (l *login) saw(meta ssh.ConnMetadata) {
-	l.begun, l.user, l.client = true, meta.User(), string(meta.ClientVersion())
+// saw notes what comes with a request. That the login is the name of somebody
+// says nothing about who sent it.
+func (l *login) saw(meta ssh.ConnMetadata, policy *authz.Policy) {
+	l.begun, l.user, l.client = true, bounded(meta.User(), maxLogin), string(meta.ClientVersion())
+	l.known = l.known || policy.Named(meta.User())
+}
+
+// bounded is s, cut if it is long.
+func bounded(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return s[:most] + "…"
 }
 
 // finish tells, once the connection has ended, of a login that was not
 // finished. A client that left before it tried to log in, as one does that
-// meets an unknown host key, is no failure.
+// meets an unknown host key, is no failure. Whatever else comes from somebody
+// who has not logged in ends here too, and is recorded and logged within the
+// bounds of the server's flood.
 func (l *login) finish(c *connection, ended *endCause) {
 	line := c.line()
 	if l.err != nil {
@@ -226,13 +270,23 @@ func (l *login) finish(c *connection, ended *endCause) {
 	var negotiation *ssh.AlgorithmNegotiationError
 	switch {
 	case errors.As(l.err, &negotiation):
-		line.Warn("handshake failed: no algorithm in common with the client")
+		if n, ok := c.server.handshakeLines.take(time.Now()); ok {
+			line.WithField("times", n).Warn("handshake failed: no algorithm in common with the client")
+		}
 		return
 	case !l.begun && ended.byClient():
 		line.Debug("connection ended before a login")
 		return
 	}
 
+	failed := failure{sourceOf(c.source.Addr()), l.known, reason}
+	if !c.server.flood.single(failed) {
+		return
+	}
+	detail = bounded(detail, maxDetail)
+	if l.refused > len(l.offered) {
+		detail += fmt.Sprintf("; %d offers were refused, of which %d are named", l.refused, len(l.offered))
+	}
 	rec := c.record(audit.AuthFail)
 	rec.Login, rec.Client, rec.Reason, rec.Detail = l.user, l.client, reason, detail
 	line = line.WithFields(logrus.Fields{fieldLogin: printable(l.user), fieldClient: printable(l.client), fieldReason: reason, fieldDetail: printable(detail)})
@@ -249,7 +303,9 @@ func (l *login) finish(c *connection, ended *endCause) {
 	if len(rec.Offered) > 0 {
 		line = line.WithField("offered", strings.Join(rec.Offered, " "))
 	}
-	c.append(rec)
+	if err := c.append(rec); err != nil {
+		c.server.flood.unwritten(failed, errors.Is(err, audit.ErrInFlight))
+	}
 	line.WithField("hint", hint).Warn("login refused")
 }
 
@@ -293,12 +349,12 @@ func unproven(err error) bool {
 func offerHint(o offer) string {
 	switch authz.Reason(o.reason) {
 	case authz.UnknownKey:
-		return "to let this key in, add it to a user in the policy and reload: " + strings.TrimSpace(string(ssh.MarshalAuthorizedKey(o.key)))
+		return "to let this key in, add it to a user in the policy and reload: " + authorizedLine(o.key)
 	case authz.NotFrom, authz.Excepted, authz.NotYet, authz.Expired, authz.OutsideHours:
 		return "the user's \"when\" in the policy does not hold; change it if it should"
 	case authz.UnknownAuthority:
 		cert, _ := o.key.(*ssh.Certificate)
-		return "to trust this authority, add it to authorities in the policy and reload: " + strings.TrimSpace(string(ssh.MarshalAuthorizedKey(cert.SignatureKey)))
+		return "to trust this authority, add it to authorities in the policy and reload: " + authorizedLine(cert.SignatureKey)
 	case authz.CertPrincipals:
 		return "the certificate needs one principal: the name of a user that the authority's principals match"
 	case authz.BadCert, authz.CertNotYet, authz.CertExpired, authz.CertNotFrom:
@@ -315,4 +371,15 @@ func offerHint(o offer) string {
 		return "the key belongs to somebody else than the login says: log in without a user name, or with the key's own"
 	}
 	return "give the user another key"
+}
+
+// authorizedLine is the line of authorized_keys for a key, or its fingerprint if that
+// would be longer than the keys that people have: the application of a
+// security key can have any length.
+func authorizedLine(key ssh.PublicKey) string {
+	const most = 2 << 10 // bytes; an RSA key of 8,192 bits has half of it
+	if len(key.Marshal()) > most {
+		return ssh.FingerprintSHA256(key)
+	}
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
 }

@@ -210,6 +210,7 @@ grants:
 			}}, nil)
 		},
 	})
+	bastion.RecordEveryFailure(o.b.Server)
 	alice, bob := o.b.Alice, o.b.Bob
 	aliceCert := certify(t, corp, skOther, 7, "alice", nil)
 	bobCert := certify(t, corp, bastiontest.Key(t), 8, "bob", nil)

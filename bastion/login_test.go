@@ -5,10 +5,13 @@ import (
 	"crypto/rsa"
 	"fmt"
 	"io"
+	"maps"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -165,7 +168,7 @@ func TestAnAgentWithManyKeysLogsIn(t *testing.T) {
 		t.Error("twenty-one wrong keys were allowed")
 	}
 	rec := b.Book.Await(t, audit.AuthFail, 1)
-	if rec.Reason != "too_many_tries" || len(rec.Offered) != 21 {
+	if rec.Reason != "too_many_tries" || len(rec.Offered) != 8 || !strings.HasSuffix(rec.Detail, "; 21 offers were refused, of which 8 are named") {
 		t.Errorf("%s", rec.AppendJSON(nil))
 	}
 }
@@ -342,4 +345,131 @@ func TestWeakAlgorithmsAreNotOffered(t *testing.T) {
 		}
 	}
 	bastiontest.Eventually(t, "a line about it", func() bool { return strings.Contains(b.Lines.String(), "no algorithm in common") })
+}
+
+// from is a net.Dialer at another address of the loopback network.
+func from(t *testing.T, addr string) *net.Dialer {
+	t.Helper()
+	return &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(addr)}, Timeout: bastiontest.Wait}
+}
+
+func TestManyFailedLoginsAreCountedAndAllAccountedFor(t *testing.T) {
+	b := bastiontest.Start(t, bastiontest.Options{Limits: func(l *bastion.Limits) { l.LoginGrace = 2 * time.Second }})
+	stranger := bastiontest.Key(t)
+	try := func(addr, login string, key ssh.Signer) {
+		t.Helper()
+		conn, err := from(t, addr).Dial("tcp", b.Addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, _, _, err := ssh.NewClientConn(conn, b.Addr, b.ClientConfig(login, key)); err == nil {
+			t.Fatal("he logs in")
+		}
+	}
+	for range 200 {
+		try("127.0.0.2", "root", stranger)
+	}
+	for range 20 {
+		try("127.0.0.3", "alice", stranger)           // whom the policy knows
+		try("127.0.0.2", "bob", liar{b.Alice, b.Bob}) // and a key that it knows
+	}
+	for range 20 { // and some that are silent
+		conn, err := from(t, "127.0.0.4").Dial("tcp", b.Addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	bastiontest.Eventually(t, "the end of all", func() bool { return b.Server.Connections() == 0 })
+	if n := len(b.Book.Records(audit.AuthFlood)); n != 0 {
+		t.Errorf("%d auth.flood before the minute is over", n)
+	}
+	b.Server.Shutdown(t.Context())
+
+	singles, counted := map[string]int{}, map[string]uint64{}
+	for _, rec := range b.Book.Records() {
+		switch source := rec.Source.Addr().String(); {
+		case rec.Type == audit.AuthFail:
+			singles[source]++
+		case rec.Type == audit.AuthFlood && rec.Source.Port() == 0:
+			counted[source] += rec.Count
+		default:
+			t.Errorf("%s", rec.AppendJSON(nil))
+		}
+	}
+	// Both strangers and known at the first.
+	wantSingles := map[string]int{"127.0.0.2": 10, "127.0.0.3": 5, "127.0.0.4": 5}
+	wantCounted := map[string]uint64{"127.0.0.2": 210, "127.0.0.3": 15, "127.0.0.4": 15}
+	if !maps.Equal(singles, wantSingles) || !maps.Equal(counted, wantCounted) {
+		t.Errorf("%v are recorded one by one, and %v counted", singles, counted)
+	}
+	if n := strings.Count(b.Lines.String(), "login refused"); n != 20 {
+		t.Errorf("%d operational lines, want one for each record", n)
+	}
+	if n := strings.Count(b.Lines.String(), "logins refused"); n != 1 {
+		t.Errorf("%d operational lines about those that are counted", n)
+	}
+}
+
+func TestAtTheEndOfTheMinuteIsToldWhatWasCounted(t *testing.T) {
+	inBubble(t, strings.TrimPrefix(twoUsers, "version: 1\n"), func(t *testing.T, b *bubble) {
+		stranger := bastiontest.Key(t)
+		for range 5 {
+			if reason := b.refused(stranger); reason != "unknown_key" {
+				t.Errorf("refused for %s", reason)
+			}
+		}
+		for range 7 {
+			conn, err := b.network.Dial(netip.MustParseAddrPort("203.0.113.9:50001"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, _, err := ssh.NewClientConn(conn, "bastion", b.ClientConfig("ec2-user", stranger)); err == nil {
+				t.Fatal("he logs in")
+			}
+			conn.Close()
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		recs := b.Book.Records(audit.AuthFlood)
+		if len(recs) != 1 || recs[0].Count != 7 || recs[0].Source != netip.MustParseAddrPort("203.0.113.9:0") || recs[0].Reason != "unknown_key" {
+			t.Errorf("%d records: %+v", len(recs), recs)
+		}
+		if reason := b.refused(stranger); reason != "unknown_key" { // again by itself
+			t.Errorf("refused for %s", reason)
+		}
+	})
+}
+
+func TestManyOfferedKeysHideNoneThatThePolicyKnows(t *testing.T) {
+	b := bastiontest.Start(t, bastiontest.Options{Policy: twoUsers})
+	raw := bastiontest.NewRaw(t, b)
+	if raw.Prove("bob", b.Alice) { // alice's key, proven, is refused
+		t.Fatal("alice logged in as bob")
+	}
+	for range 15 {
+		raw.Offer("carol", bastiontest.Key(t).PublicKey())
+	}
+	raw.Close()
+	rec := b.Book.Await(t, audit.AuthFail, 1)
+	if rec.Reason != "unknown_key" || len(rec.Offered) != 8 || !slices.Contains(rec.Offered, print(b.Alice)) || !strings.HasSuffix(rec.Detail, "; 16 offers were refused, of which 8 are named") {
+		t.Errorf("%s", rec.AppendJSON(nil))
+	}
+}
+
+func TestTheLongestFailedLoginIsBounded(t *testing.T) {
+	b := bastiontest.Start(t, bastiontest.Options{})
+	raw := bastiontest.NewRaw(t, b)
+	for range 8 {
+		raw.Password(strings.Repeat("\x00", 20_000), "x")
+	}
+	raw.Close()
+	rec := b.Book.Await(t, audit.AuthFail, 1)
+	if n := len(rec.AppendJSON(nil)); n > 7<<10 || len(rec.Login) != 256+len("…") {
+		t.Errorf("%d bytes: %s", n, rec.AppendJSON(nil))
+	}
+	if n := len(b.Lines.String()); n > 4<<10 {
+		t.Errorf("%d bytes of operational log", n)
+	}
 }

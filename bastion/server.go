@@ -56,11 +56,13 @@ type Server struct {
 	policies  policies
 	gate      *gate
 	forwarder *Forwarder
-	gateLines throttle
+	flood     *flood
 	now       func() time.Time // Config.Now
 	rekey     uint64           // Config.RekeyThreshold
 	audit     AuditCommand     // Config.Audit
 	readers   chan struct{}    // has one in it for each who reads the log
+
+	gateLines, handshakeLines throttle // of what strangers do and no record tells
 
 	tending context.CancelFunc
 	tended  sync.WaitGroup
@@ -85,11 +87,10 @@ func New(c Config) (*Server, error) {
 		gate:      newGate(c.Limits),
 		listeners: map[net.Listener]struct{}{},
 		conns:     map[*connection]struct{}{},
-		gateLines: throttle{every: time.Second},
-		rekey:     c.RekeyThreshold,
-		now:       c.Now,
-		audit:     c.Audit,
-		readers:   make(chan struct{}, maxReaders),
+		gateLines: throttle{every: floodWindow}, handshakeLines: throttle{every: floodWindow},
+		rekey: c.RekeyThreshold,
+		now:   c.Now,
+		audit: c.Audit, readers: make(chan struct{}, maxReaders),
 	}
 	for _, key := range c.HostKeys {
 		signer, err := hostSigner(key)
@@ -117,6 +118,7 @@ func New(c Config) (*Server, error) {
 		limits: c.Limits, progress: c.Progress, closeOnLogFailure: c.CloseOnLogFailure, log: c.Log,
 	}
 	s.forwarder.giveUp, s.forwarder.stopTrying = context.WithCancel(context.Background())
+	s.flood = newFlood(c.Recorder, c.Limits.DialTimeout, c.Log, s.forwarder.recordFailed)
 	if c.DNS == nil {
 		s.forwarder.dns = noNames{}
 	}
@@ -266,6 +268,7 @@ func (s *Server) Shutdown(ctx context.Context) (cut int) {
 	case <-served:
 	case <-late.Done():
 	}
+	s.flood.close(late)
 	s.forwarder.waitRecords(late)
 	s.tending()
 	s.tended.Wait()

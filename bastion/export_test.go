@@ -1,0 +1,15 @@
+package bastion
+
+import "time"
+
+// RecordEveryFailure makes s record every failed login by itself, as if each
+// came a minute after the one before it.
+func RecordEveryFailure(s *Server) {
+	s.flood.mu.Lock()
+	defer s.flood.mu.Unlock()
+	at := time.Now()
+	s.flood.now = func() time.Time {
+		at = at.Add(floodWindow)
+		return at
+	}
+}
