@@ -22,6 +22,11 @@
 //
 // What goes wrong before the open is a forward.deny, which never follows an
 // open; what goes wrong between open and confirm is a forward.fail.
+//
+// Who has not logged in can write nothing but auth.fail records, and of those
+// no more than a flood lets through; it counts the others and tells of them in
+// auth.flood records, so that every failure is in the log and the log stays
+// small.
 package bastion
 
 import (

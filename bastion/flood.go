@@ -474,7 +474,7 @@ func (h heap) record() audit.Record {
 		rec.Sources = uint64(len(h.others))
 		from = fmt.Sprintf("from other sources (%d)", rec.Sources)
 	}
-	rec.Detail = fmt.Sprintf("%d failed logins %s are not recorded one by one: %s", h.count.n, from, h.count.words())
+	rec.Detail = fmt.Sprintf("failed logins %s, beside those recorded one by one: %s", from, h.count.words())
 	if h.count.known > 0 {
 		rec.Detail += fmt.Sprintf("; %d with a login, key or certificate that the policy knows", h.count.known)
 	}

@@ -2,6 +2,8 @@ package bastion
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,8 +17,10 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/crypto/ssh"
 
 	"sekisho/audit"
+	"sekisho/authz"
 )
 
 // floodBook is a Recorder that keeps the records of a flood.
@@ -95,7 +99,7 @@ func TestFailuresOfOneSourceAreCountedAfterTheFifth(t *testing.T) {
 			t.Fatalf("%d records of %d failures", len(recs), sum)
 		}
 		want := `"type":"auth.flood","entrance":"ssh","source":{"ip":"203.0.113.9","port":0},"duration_ms":60000,"count":999997,"reason":"no_key_offered",` +
-			`"detail":"999997 failed logins from 203.0.113.9/32 are not recorded one by one: unknown_key 999995, no_key_offered 2"}`
+			`"detail":"failed logins from 203.0.113.9/32, beside those recorded one by one: unknown_key 999995, no_key_offered 2"}`
 		if got := string(recs[0].AppendJSON(nil)); !strings.HasSuffix(got, want) {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
@@ -438,6 +442,46 @@ type hangs struct{}
 func (hangs) Append(ctx context.Context, _ audit.Record) error {
 	<-ctx.Done()
 	return ctx.Err()
+}
+
+func TestWhatThePolicyKnows(t *testing.T) {
+	signer := func() ssh.Signer {
+		_, private, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := ssh.NewSignerFromKey(private)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	alice, other := signer(), signer().PublicKey()
+	text := fmt.Sprintf("version: 1\nusers:\n  - {name: alice, keys: [%q]}\n", strings.TrimSpace(string(ssh.MarshalAuthorizedKey(alice.PublicKey()))))
+	policy, problems := authz.Parse(strings.NewReader(text), "policy.yaml", authz.Options{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}})
+	if policy == nil {
+		t.Fatal(problems.Err())
+	}
+	for _, tt := range []struct {
+		name   string
+		key    ssh.PublicKey
+		reason authz.Reason
+		want   bool
+	}{
+		{"a key of nobody", other, authz.UnknownKey, false},
+		{"a certificate of no authority", &ssh.Certificate{Key: alice.PublicKey()}, authz.UnknownAuthority, false},
+		{"a certificate that anybody can have made", &ssh.Certificate{Key: alice.PublicKey()}, authz.BadCert, false},
+		{"a key of a kind that is not taken", other, authz.KeyUnsupported, false},
+		{"a key of somebody that is not taken", alice.PublicKey(), authz.KeyUnsupported, true},
+		{"a certificate for somebody whose file narrows it away", &ssh.Certificate{Key: other}, authz.KeyUnsupported, true},
+		{"a certificate that names nobody", &ssh.Certificate{Key: other}, authz.CertPrincipals, true},
+		{"a key with another's login", alice.PublicKey(), authz.OtherUser, true},
+		{"a key of somebody who is locked", alice.PublicKey(), authz.Locked, true},
+	} {
+		if got := knows(policy, tt.key, tt.reason); got != tt.want {
+			t.Errorf("%s: %v", tt.name, got)
+		}
+	}
 }
 
 func BenchmarkFailure(b *testing.B) {
