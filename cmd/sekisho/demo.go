@@ -131,6 +131,10 @@ func demoFiles(dir string, page int) (config string, err error) {
 	if err != nil {
 		return "", err
 	}
+	logKey, err := makeLogKey(demoUser)
+	if err != nil {
+		return "", err
+	}
 	p := newPlan(demoUser, []string{key.line()}, []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")})
 	p.Name, p.NetworksFound = "demo", false
 	p.Grant, p.Targets = "admins-web", []planTarget{{"web", []string{"web"}, []string{strconv.Itoa(page)}}}
@@ -139,6 +143,7 @@ func demoFiles(dir string, page int) (config string, err error) {
 	if err != nil {
 		return "", err
 	}
+	files = append(files, logKey.files(defaultSettings().Audit.Key)...)
 	files = append(files, newFile{"demo_key", key.private, 0o600}, newFile{"demo_key.pub", []byte(key.line() + "\n"), 0o644})
 	return filepath.Join(dir, "sekisho.yaml"), writeNew(dir, files)
 }

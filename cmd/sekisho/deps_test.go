@@ -62,6 +62,19 @@ func TestImports(t *testing.T) {
 	}
 }
 
+// TestTreeIsPure: what checks proofs reads no files and asks no network.
+func TestTreeIsPure(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", `{{join .Imports " "}}`, "sekisho/audit/tree").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range strings.Fields(string(out)) {
+		if strings.Contains(i, ".") && !strings.HasPrefix(i, "golang.org/x/mod/sumdb/") || i == "os" || i == "io/fs" || strings.HasPrefix(i, "net") {
+			t.Errorf("sekisho/audit/tree imports %s", i)
+		}
+	}
+}
+
 func TestOnlySettingsKnowsViper(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	if err != nil {

@@ -26,8 +26,8 @@ func newInit(std stdio) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "init [DIR]",
 		Short: "Make a folder with all that a server needs",
-		Long: `Init makes sekisho.yaml, policy.yaml, hosts, and three host keys, and lets one
-person in. It writes over nothing. Without --key and --generate-key it asks, at
+		Long: `Init makes sekisho.yaml, policy.yaml, hosts, three host keys and the key of the
+audit log, and lets one person in. It writes over nothing. Without --key and --generate-key it asks, at
 a terminal, which of the keys in your agent and ~/.ssh it is to be.`,
 		Example: `  sudo sekisho init /etc/sekisho
   sekisho init test --user alice --key ~/.ssh/id_ed25519.pub
@@ -98,6 +98,11 @@ func (in *initializer) run(ctx context.Context, std stdio) error {
 	if err != nil {
 		return err
 	}
+	logKey, err := makeLogKey(p.Name)
+	if err != nil {
+		return err
+	}
+	files = append(files, logKey.files(defaultSettings().Audit.Key)...)
 	rest, err := p.files(hostKeys)
 	if err != nil {
 		return err
@@ -108,7 +113,7 @@ func (in *initializer) run(ctx context.Context, std stdio) error {
 	if err := writeNew(in.dir, append(files, rest...)); err != nil {
 		return failf("nothing was left behind", "%w", err)
 	}
-	in.tell(std.out, p, keys, own)
+	in.tell(std.out, p, keys, own, logKey)
 	return nil
 }
 
@@ -124,6 +129,7 @@ func (in *initializer) refuseFolder() error {
 	for _, k := range defaultSettings().HostKeys {
 		names = append(names, k, k+".pub")
 	}
+	names = append(names, defaultSettings().Audit.Key, defaultSettings().Audit.Key+".pub")
 	if in.generate {
 		names = append(names, in.keyFile(), in.keyFile()+".pub")
 	}
@@ -214,8 +220,8 @@ func validUser(account string) string {
 }
 
 // tell says what was made and what comes next.
-func (in *initializer) tell(w io.Writer, p plan, keys []userKey, own string) {
-	fmt.Fprintf(w, "Made in %s: sekisho.yaml, policy.yaml, hosts, and three host keys.\n\n", in.dir)
+func (in *initializer) tell(w io.Writer, p plan, keys []userKey, own string, logKey logKey) {
+	fmt.Fprintf(w, "Made in %s: sekisho.yaml, policy.yaml, hosts, three host keys, and the log key.\n\n", in.dir)
 	fmt.Fprintf(w, "%s gets in with:\n", in.user)
 	for _, k := range keys {
 		fmt.Fprintf(w, "  %s\n", k)
@@ -238,6 +244,7 @@ func (in *initializer) tell(w io.Writer, p plan, keys []userKey, own string) {
 		}
 	}
 	fmt.Fprintf(w, "\n%s", fingerprints(signers))
+	fmt.Fprintf(w, "\nPublic log key, which whoever checks the audit log is to keep elsewhere than here:\n  %s\n", logKey.public)
 
 	dir, identity := "", ""
 	if filepath.Clean(in.dir) != "." {

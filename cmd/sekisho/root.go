@@ -15,9 +15,11 @@ import (
 
 // Exit statuses.
 const (
-	exitOK    = 0
-	exitError = 1 // it failed, or what it was given is not good
-	exitUsage = 2 // the command line is not understood
+	exitOK      = 0
+	exitError   = 1 // it failed, or what it was given is not good
+	exitUsage   = 2 // the command line is not understood
+	exitAlarm   = 3 // the audit log is not what it was
+	exitUnasked = 4 // nobody could be asked
 )
 
 // A failure is an error together with what to do about it.
@@ -32,6 +34,13 @@ func (f *failure) Unwrap() error { return f.err }
 // failf returns a failure. The hint may be empty.
 func failf(hint, format string, args ...any) error {
 	return &failure{fmt.Errorf(format, args...), hint}
+}
+
+// A graveError is a failure with an exit status of its own, by which a program
+// that has given the command tells it from others.
+type graveError struct {
+	failure
+	status int
 }
 
 // A usageError is a failure to understand the command line.
@@ -52,6 +61,8 @@ func report(w io.Writer, err error) int {
 	var usage *usageError
 	var fail *failure
 	var bad *badFiles
+	status := exitError
+	var grave *graveError
 	switch {
 	case err == nil:
 		return exitOK
@@ -61,17 +72,16 @@ func report(w io.Writer, err error) int {
 		tell(w, bad.problems)
 		return exitError
 	case errors.As(err, &usage):
-		fail = &usage.failure
+		fail, status = &usage.failure, exitUsage
+	case errors.As(err, &grave):
+		fail, status = &grave.failure, grave.status
 	case errors.As(err, &fail):
 	}
 	fmt.Fprintf(w, "sekisho: error: %v\n", err)
 	if fail != nil && fail.hint != "" {
 		fmt.Fprintf(w, "sekisho: hint: %s\n", fail.hint)
 	}
-	if usage != nil {
-		return exitUsage
-	}
-	return exitError
+	return status
 }
 
 // tell prints problems, each with its hint.
@@ -133,7 +143,7 @@ Set up a server:  sekisho init DIR, then sekisho check DIR, then sekisho serve D
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(newInit(std), newCheck(std), newServe(std), newReload(std), newExplain(std),
 		newWhoCan(std), newCan(std), newUser(std), newGrant(std), newHost(std),
-		newLock(std), newUnlock(std), newRevoke(std), newLockdown(std), newDemo(std), newVersion(std))
+		newLock(std), newUnlock(std), newRevoke(std), newLockdown(std), newAudit(std), newDemo(std), newVersion(std))
 	return root
 }
 

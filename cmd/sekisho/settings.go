@@ -46,6 +46,7 @@ type Settings struct {
 // AuditSettings are those of the audit log.
 type AuditSettings struct {
 	Dir         string
+	Key         string // file of the private log key
 	SegmentSize int64
 	SegmentAge  time.Duration
 	RetainAge   time.Duration
@@ -72,7 +73,7 @@ func defaultSettings() Settings {
 		Hosts:    "hosts",
 		Locks:    "locks.yaml",
 		Audit: AuditSettings{
-			Dir: "audit", SegmentSize: 256 << 20, SegmentAge: 24 * time.Hour,
+			Dir: "audit", Key: "log_key", SegmentSize: 256 << 20, SegmentAge: 24 * time.Hour,
 			Progress: 5 * time.Minute, OnFailure: "keep",
 		},
 		Limits: bastion.DefaultLimits(),
@@ -134,6 +135,7 @@ var settings = slices.Concat([]setting{
 	{"revoked_keys", list, readRevokedKeys},
 	{"locks", text, func(n *strictyaml.Node, s *Settings) { readPath(n, &s.Locks) }},
 	{"audit.dir", text, func(n *strictyaml.Node, s *Settings) { readPath(n, &s.Audit.Dir) }},
+	{"audit.key", text, func(n *strictyaml.Node, s *Settings) { readPath(n, &s.Audit.Key) }},
 	{"audit.segment_size", plain, readSegmentSize},
 	{"audit.segment_age", plain, func(n *strictyaml.Node, s *Settings) { positive(n, &s.Audit.SegmentAge) }},
 	{"audit.progress", plain, func(n *strictyaml.Node, s *Settings) { n.Duration(&s.Audit.Progress) }},

@@ -29,7 +29,7 @@ watch: false
 authorized_keys_dir: ""
 revoked_keys: []
 locks: locks.yaml
-audit: {dir: audit, segment_size: 256MiB, segment_age: 24h, retain_age: 0s, retain_size: 0, progress: 5m, on_failure: keep}
+audit: {dir: audit, key: log_key, segment_size: 256MiB, segment_age: 24h, retain_age: 0s, retain_size: 0, progress: 5m, on_failure: keep}
 admin: {socket: run/sekisho.sock}
 metrics: {listen: ""}
 limits:
@@ -78,7 +78,7 @@ hosts: ../hosts
 networks: [10.0.0.0/16, "fd00::/64", 127.0.0.1/32]
 dns: {zones: [corp.example, example.net]}
 watch: true
-audit: {dir: /var/log/sekisho, segment_size: 1GiB, segment_age: 1h30m, progress: 0s, on_failure: close}
+audit: {dir: /var/log/sekisho, key: /etc/log.key, segment_size: 1GiB, segment_age: 1h30m, progress: 0s, on_failure: close}
 limits: {login_grace: 5s, max_auth_tries: 1, keepalive_interval: 0s, idle_forward: 8h, drain_timeout: 0s}
 `
 	want := defaultSettings()
@@ -89,7 +89,7 @@ limits: {login_grace: 5s, max_auth_tries: 1, keepalive_interval: 0s, idle_forwar
 	want.Networks = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16"), netip.MustParsePrefix("fd00::/64"), netip.MustParsePrefix("127.0.0.1/32")}
 	want.DNS.Zones = []string{"corp.example", "example.net"}
 	want.Watch = true
-	want.Audit.Dir, want.Audit.SegmentSize, want.Audit.SegmentAge = "/var/log/sekisho", 1<<30, 90*time.Minute
+	want.Audit.Dir, want.Audit.Key, want.Audit.SegmentSize, want.Audit.SegmentAge = "/var/log/sekisho", "/etc/log.key", 1<<30, 90*time.Minute
 	want.Audit.Progress, want.Audit.OnFailure = 0, "close"
 	want.Limits.LoginGrace, want.Limits.MaxAuthTries = 5*time.Second, 1
 	want.Limits.KeepaliveInterval, want.Limits.IdleForward, want.Limits.DrainTimeout = 0, 8*time.Hour, 0

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/mod/sumdb/note"
 
 	"sekisho/authz"
 	"sekisho/authz/strictyaml"
@@ -24,6 +25,8 @@ type setup struct {
 	content  []byte // of it
 	settings Settings
 	hostKeys []ssh.Signer
+	logKey   note.Signer
+	logPub   note.Verifier
 	policy   *authz.Policy // with beside laid over it
 	counts   counts        // of the policy
 	beside   beside
@@ -41,6 +44,8 @@ func load(config string, given flags, environ []string) (*setup, strictyaml.Prob
 	}
 	var found strictyaml.Problems
 	s.hostKeys, found = readHostKeys(s.hostKeyPaths())
+	problems = append(problems, found...)
+	s.logKey, s.logPub, found = readLogKey(s.logKeyPath())
 	problems = append(problems, found...)
 	s.policy, s.counts, found = s.readPolicy()
 	problems = append(problems, found...)
@@ -82,6 +87,7 @@ func (s *setup) checkModes() strictyaml.Problems {
 	for _, path := range s.hostKeyPaths() {
 		m.secret(path)
 	}
+	m.secret(s.logKeyPath())
 	m.audit(auditDir)
 	return m.problems
 }
