@@ -50,6 +50,8 @@ func runScripts(t *testing.T, dir string) {
 			"chmodx":   chmodAny,
 			"capture":  capture,
 			"notexist": notExist,
+			"answer":   scriptAnswer,
+			"proof":    scriptProof,
 		},
 		RequireExplicitExec: true,
 	})
