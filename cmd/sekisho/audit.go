@@ -11,6 +11,7 @@ its log key; whoever has the public half, and keeps what was signed, can tell wh
 the log is changed afterwards, also by somebody who has the server.`,
 		RunE: needsCommand,
 	}
+	cmd.AddCommand(auditReaders(std, nil)...)
 	cmd.AddCommand(newAuditKey(std), newAuditCheckProof(std), newAuditWitness(std))
 	return cmd
 }

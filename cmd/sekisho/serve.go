@@ -142,6 +142,7 @@ func start(s *setup, log *logrus.Logger) (*service, error) {
 	}
 	book, err := audit.Open(auditDir, audit.Options{
 		Bastion: s.settings.Name, SegmentSize: s.settings.Audit.SegmentSize, SegmentAge: s.settings.Audit.SegmentAge,
+		Signer: s.logKey, Verifier: s.logPub,
 	})
 	if err != nil {
 		hint := ""
@@ -177,6 +178,7 @@ func (svc *service) open() error {
 		Hosts: s.hosts, DNS: systemDNS,
 		Recorder: svc.book, Limits: s.settings.Limits, Log: svc.log,
 		Progress: s.settings.Audit.Progress, CloseOnLogFailure: s.settings.Audit.OnFailure == "close",
+		Audit: svc.auditOverSSH,
 	})
 	if err != nil {
 		return err
@@ -234,6 +236,9 @@ func (svc *service) announce() {
 	}
 	if r := svc.book.Recovered(); r.Lost > 0 {
 		svc.log.WithField("forwards", r.Lost).Warn("the last run did not end in order: its open forwards are recorded as lost")
+	}
+	if err := svc.book.Recovered().Foreign; err != nil {
+		svc.log.WithError(err).Warn("the log key is not the one that has signed the newest heads: whoever checks the log needs both public keys")
 	}
 	for _, key := range s.hostKeys {
 		svc.log.WithFields(logrus.Fields{"type": keyType(key.PublicKey()), "fingerprint": ssh.FingerprintSHA256(key.PublicKey())}).Info("host key")
