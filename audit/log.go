@@ -79,6 +79,7 @@ type Log struct {
 	down   error       // why the last batch failed
 	retry  time.Time   // no segment is tried before, if seg is nil
 	lost   bool        // the lock was, and what has happened since is not known yet
+	stats  stats
 }
 
 // A waiter is a record on its way from Append to the writer. Both try to take
@@ -202,7 +203,7 @@ func (l *Log) write() {
 				break
 			}
 		}
-		err := l.commit(len(batch))
+		err := l.measured(len(batch))
 		for i, w := range batch {
 			w.done <- err
 			batch[i] = nil
@@ -302,7 +303,7 @@ func (l *Log) put(now time.Time) (gone bool, err error) {
 			return true, err
 		}
 	}
-	err = l.seg.put(l.buf)
+	err = l.timed()
 	if lost := l.held(); lost != nil {
 		l.seg.Close()
 		l.seg = nil

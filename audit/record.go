@@ -37,12 +37,14 @@ const (
 	ForwardLost     Type = "forward.lost"
 	ForwardDeny     Type = "forward.deny"
 
+	AdminKill   Type = "admin.kill"
 	AdminLock   Type = "admin.lock"
 	AdminRevoke Type = "admin.revoke"
 	AdminRead   Type = "admin.read"
 
-	LogMend  Type = "log.mend"
-	LogPrune Type = "log.prune"
+	LogMend   Type = "log.mend"
+	LogPrune  Type = "log.prune"
+	LogResume Type = "log.resume"
 )
 
 // Ends reports whether t is the end of an opened forward: every forward.open

@@ -109,7 +109,7 @@ func (l *Log) recover() error {
 	for _, r := range f.lost {
 		add(r)
 	}
-	err = l.commit(n)
+	err = l.measured(n)
 	if err != nil {
 		if !errors.Is(err, ErrInFlight) {
 			l.forget(f.torn)
