@@ -85,7 +85,8 @@ func (t *Timing) Mean() time.Duration {
 	return t.Sum / time.Duration(n)
 }
 
-func (t *Timing) add(d time.Duration) {
+// Add counts one that took d.
+func (t *Timing) Add(d time.Duration) {
 	i := 0
 	for i < len(TimingBounds) && d > TimingBounds[i] {
 		i++
@@ -151,7 +152,7 @@ func (l *Log) timed() error {
 	if err == nil {
 		took := time.Since(began)
 		l.stats.own.LastFsync = took
-		l.stats.own.Fsync.add(took)
+		l.stats.own.Fsync.Add(took)
 	}
 	return err
 }

@@ -92,7 +92,7 @@ func TestATimingCountsByItsBounds(t *testing.T) {
 		t.Error("the mean of nothing")
 	}
 	for _, d := range []time.Duration{0, TimingBounds[0], TimingBounds[0] + 1, time.Second, time.Minute} {
-		timing.add(d)
+		timing.Add(d)
 	}
 	if timing.Counts[0] != 2 || timing.Counts[1] != 1 || timing.Counts[len(TimingBounds)] != 1 || timing.Count() != 5 || timing.Mean() < 12*time.Second {
 		t.Errorf("%+v", timing)

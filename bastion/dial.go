@@ -105,7 +105,10 @@ func (f *Forwarder) dial(ctx context.Context, addr netip.AddrPort, left int) (ne
 		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(left))
 		defer cancel()
 	}
-	return f.dialer.DialContext(ctx, "tcp", addr.String())
+	began := time.Now()
+	conn, err := f.dialer.DialContext(ctx, "tcp", addr.String())
+	f.counts.dial(time.Since(began), err)
+	return conn, err
 }
 
 func dialWords(fw *forward, reason string) string {

@@ -97,6 +97,7 @@ const (
 	reasonUnreachable   = "unreachable"
 	reasonDialFailed    = "dial_failed"
 	reasonInternal      = "internal_error"
+	reasonKilled        = "killed"        // by command
 	reasonDuration      = "duration"      // limits.duration of the grant
 	reasonGrantChanged  = "grant_changed" // forward.progress: another grant carries it now
 )
@@ -135,6 +136,7 @@ type Forwarder struct {
 	now               func() time.Time // for the policy's conditions
 
 	live    live
+	counts  counts
 	writing atomic.Int64 // records that are still to be written
 	// giveUp ends when the server no longer waits for ends to be recorded.
 	giveUp     context.Context

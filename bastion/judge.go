@@ -135,8 +135,11 @@ func (f *Forwarder) mayNot(fw *forward, reason authz.Reason) string {
 // cutWords are those for a client whose forward was ended on its way. Why, in
 // full, is for the administrator: it may name addresses and other people.
 func (f *Forwarder) cutWords(fw *forward, cause *endCause) string {
-	if cause == draining || cause.byClient() {
+	switch {
+	case cause == draining || cause.byClient():
 		return cause.detail
+	case cause.reason == reasonKilled:
+		return "an administrator has ended it"
 	}
 	return f.mayNot(fw, authz.Reason(cause.reason))
 }

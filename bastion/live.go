@@ -19,6 +19,8 @@ type live struct {
 	byGrant map[carried]int
 	carrier map[*forward]carried // what each of those counts as
 	ending  *endCause            // set once no new forward may begin
+
+	goneUp, goneDown uint64 // bytes of forwards that have left
 }
 
 // carried is a user by one of his grants.
@@ -85,6 +87,7 @@ func (l *live) remove(fw *forward) {
 		return
 	}
 	delete(l.all, fw)
+	l.goneUp, l.goneDown = l.goneUp+fw.flow.up.Load(), l.goneDown+fw.flow.down.Load()
 	decrement(l.byUser, fw.principal.User)
 	if by, ok := l.carrier[fw]; ok {
 		decrement(l.byGrant, by)

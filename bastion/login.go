@@ -205,6 +205,7 @@ func (c *connection) holdsBy(policy *authz.Policy, p *Principal) (reason authz.R
 func (c *connection) recordLogin(p *Principal, algorithm string) {
 	rec := c.record(audit.AuthOK)
 	rec.Detail = "signed with " + algorithm
+	c.server.forwarder.counts.login("ok", "")
 	c.append(rec)
 	line := c.line().WithFields(logrus.Fields{
 		fieldLogin: printable(p.Login), fieldKey: p.Key, fieldClient: printable(p.Client),
@@ -289,6 +290,7 @@ func (l *login) finish(c *connection, ended *endCause) {
 	}
 	rec := c.record(audit.AuthFail)
 	rec.Login, rec.Client, rec.Reason, rec.Detail = l.user, l.client, reason, detail
+	c.server.forwarder.counts.login("fail", reason)
 	line = line.WithFields(logrus.Fields{fieldLogin: printable(l.user), fieldClient: printable(l.client), fieldReason: reason, fieldDetail: printable(detail)})
 	for _, o := range l.offered {
 		rec.Key = ssh.FingerprintSHA256(plainKey(o.key))

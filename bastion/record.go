@@ -17,6 +17,7 @@ func (f *Forwarder) deny(fw *forward, kind RefusalKind, cause *endCause, said st
 	fw.mu.Unlock()
 	rec := fw.record(audit.ForwardDeny)
 	rec.Reason, rec.Detail = cause.reason, cause.detail
+	f.counts.forward("deny", cause.reason)
 	line := f.logLine(fw).WithFields(logrus.Fields{fieldReason: rec.Reason, fieldDetail: printable(rec.Detail)})
 	line.Warn("forward denied")
 	f.write(func() {
@@ -49,6 +50,11 @@ func (f *Forwarder) end(fw *forward, t audit.Type, cause *endCause) {
 	rec.Reason, rec.Detail = cause.reason, cause.detail
 	rec.BytesUp, rec.BytesDown = fw.flow.up.Load(), fw.flow.down.Load()
 	rec.Duration = time.Since(fw.started)
+	result := "close"
+	if t == audit.ForwardFail {
+		result = "fail"
+	}
+	f.counts.forward(result, cause.reason)
 	line := f.logLine(fw).WithFields(logrus.Fields{
 		fieldReason: rec.Reason,
 		"bytes_up":  rec.BytesUp, "bytes_down": rec.BytesDown, "duration_ms": rec.Duration.Milliseconds(),

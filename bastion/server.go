@@ -173,6 +173,7 @@ func (s *Server) accept(conn net.Conn) {
 	source := sourceOf(addr.Addr())
 	if cause := s.gate.enter(source); cause != nil {
 		conn.Close()
+		s.forwarder.counts.refused(cause.reason)
 		if n, ok := s.gateLines.take(time.Now()); ok {
 			s.log.WithFields(logrus.Fields{fieldSource: addr, fieldReason: cause.reason, fieldDetail: cause.detail, "times": n}).Warn("connection refused")
 		}
@@ -186,6 +187,7 @@ func (s *Server) accept(conn net.Conn) {
 		return
 	}
 	s.conns[c] = struct{}{}
+	s.forwarder.counts.connection()
 	s.serving.Add(1)
 	s.mu.Unlock()
 	go func() {
