@@ -33,9 +33,9 @@ func TestStatsTellHowTheWritingGoes(t *testing.T) {
 		return nil
 	})
 	failing := time.Now()
-	note(l, "b")
+	jot(l, "b")
 	first := l.Stats()
-	note(l, "c")
+	jot(l, "c")
 	s = l.Stats()
 	why, since := s.Trouble(time.Now())
 	if !strings.Contains(why, syscall.ENOSPC.Error()) || since.Before(failing) || since != first.Since || s.Next != 2 || s.Outages != 1 {
@@ -70,7 +70,7 @@ func TestALogWhoseDiskHangsIsInTrouble(t *testing.T) {
 		return nil
 	})
 	done := make(chan error, 1)
-	go func() { done <- note(l, "a") }()
+	go func() { done <- jot(l, "a") }()
 	<-held
 	s := l.Stats()
 	if why, _ := s.Trouble(s.Writing.Add(stuck / 2)); why != "" {

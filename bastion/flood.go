@@ -76,7 +76,7 @@ type flood struct {
 	telling chan struct{}
 	giveUp  context.Context
 	stop    context.CancelFunc
-	left    counts    // what is not written
+	left    past      // what is not written
 	since   time.Time // when the window of the oldest of left began
 }
 
@@ -190,7 +190,7 @@ func (f *flood) gather() (now time.Time) {
 	f.began, f.windows, f.timer = time.Time{}, [2]window{}, nil
 	f.mu.Unlock()
 
-	var fresh counts
+	var fresh past
 	fresh.take(&windows[class(true)]) // first, so that there is room for them
 	fresh.take(&windows[class(false)])
 	if fresh.empty() {
@@ -330,16 +330,16 @@ func (c *count) words() string {
 	return strings.Join(all, ", ")
 }
 
-// counts are those of windows that are over.
-type counts struct {
+// A past holds the counts of windows that are over.
+type past struct {
 	sources map[netip.Prefix]*count // at most 2 × maxSources
 	rest    count                   // of further ones
 }
 
-func (c *counts) empty() bool { return len(c.sources) == 0 && c.rest.n == 0 }
+func (c *past) empty() bool { return len(c.sources) == 0 && c.rest.n == 0 }
 
 // take takes over what is counted in a window.
-func (c *counts) take(w *window) {
+func (c *past) take(w *window) {
 	for prefix, s := range w.sources {
 		if s.n > 0 {
 			c.add(prefix, &s.count)
@@ -348,14 +348,14 @@ func (c *counts) take(w *window) {
 	c.rest.add(&w.rest)
 }
 
-func (c *counts) merge(d *counts) {
+func (c *past) merge(d *past) {
 	for prefix, more := range d.sources {
 		c.add(prefix, more)
 	}
 	c.rest.add(&d.rest)
 }
 
-func (c *counts) add(prefix netip.Prefix, more *count) {
+func (c *past) add(prefix netip.Prefix, more *count) {
 	if c.sources == nil {
 		c.sources = map[netip.Prefix]*count{}
 	}
@@ -369,7 +369,7 @@ func (c *counts) add(prefix netip.Prefix, more *count) {
 	}
 }
 
-func (c *counts) total() *count {
+func (c *past) total() *count {
 	total := new(count)
 	for _, s := range c.sources {
 		total.add(s)
@@ -379,7 +379,7 @@ func (c *counts) total() *count {
 }
 
 // line is the start of an operational line about all of them.
-func (c *counts) line(log logrus.FieldLogger) *logrus.Entry {
+func (c *past) line(log logrus.FieldLogger) *logrus.Entry {
 	total := c.total()
 	line := log.WithFields(logrus.Fields{"count": total.n, "known": total.known, "sources": max(len(c.sources), 1), "reasons": total.words()})
 	if most := c.most(); len(most) > 0 {
@@ -391,7 +391,7 @@ func (c *counts) line(log logrus.FieldLogger) *logrus.Entry {
 // most returns the sources that have a record of their own: those with the
 // most failures, but half of the places go first to those with the most that
 // concern somebody known.
-func (c *counts) most() []netip.Prefix {
+func (c *past) most() []netip.Prefix {
 	all := slices.Collect(maps.Keys(c.sources))
 	by := func(number func(*count) uint64) func(a, b netip.Prefix) int {
 		return func(a, b netip.Prefix) int {
@@ -419,7 +419,7 @@ type heap struct {
 }
 
 // heaps are one for each of most, and one for all that is left.
-func (c *counts) heaps() []heap {
+func (c *past) heaps() []heap {
 	var all []heap
 	left := maps.Clone(c.sources)
 	for _, prefix := range c.most() {
@@ -438,7 +438,7 @@ func (c *counts) heaps() []heap {
 	return append(all, others)
 }
 
-func (c *counts) remove(h heap) {
+func (c *past) remove(h heap) {
 	delete(c.sources, h.prefix)
 	for _, prefix := range h.others {
 		delete(c.sources, prefix)
@@ -449,7 +449,7 @@ func (c *counts) remove(h heap) {
 }
 
 // doubt notes that h may be in the log or not.
-func (c *counts) doubt(h heap) {
+func (c *past) doubt(h heap) {
 	if s := c.sources[h.prefix]; s != nil {
 		s.unsure = true
 	}

@@ -141,3 +141,16 @@ func (s *Server) LiveConnections() (all []ConnectionView, beforeLogin int) {
 	})
 	return all, beforeLogin
 }
+
+// LoggedIn returns how many connections are logged in, and how many are not
+// yet.
+func (s *Server) LoggedIn() (in, beforeLogin int) {
+	for _, c := range s.connections() {
+		if c.principal() != nil {
+			in++
+		} else {
+			beforeLogin++
+		}
+	}
+	return in, beforeLogin
+}

@@ -89,10 +89,15 @@ func (c *lockCommand) change(cmd *cobra.Command, std stdio, edit func(*setup, *a
 	return tellServer(cmd.Context(), std, s, said, locks)
 }
 
-// settings returns the settings as far as they can be read: a mistake in them
-// must not keep anybody from taking access away.
+// settings are lenient: a mistake in them must not keep anybody from taking
+// access away.
 func (c *lockCommand) settings(cmd *cobra.Command, std stdio) (*setup, error) {
-	config, err := c.findConfig(cmd, nil)
+	return c.lenient(cmd, std, nil)
+}
+
+// lenient returns the settings as far as they can be read.
+func (w *where) lenient(cmd *cobra.Command, std stdio, args []string) (*setup, error) {
+	config, err := w.findConfig(cmd, args)
 	if err != nil {
 		return nil, err
 	}

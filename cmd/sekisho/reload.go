@@ -201,6 +201,7 @@ func (svc *service) reloadPolicy() (retry bool) {
 		return unread
 	}
 	if policy.Hash() == svc.setup.policy.Hash() {
+		svc.attempts.good("policy")
 		return false
 	}
 	logProblems(svc.log, problems)
@@ -235,11 +236,13 @@ func (svc *service) reloadHosts() (retry bool) {
 		return retry
 	}
 	svc.hostsRefused = ""
+	svc.attempts.good("hosts")
 	if staged.Changed() {
 		told := svc.tell("the hosts file is in force, but that is not in the audit log", hostsRecord(staged, s.policy))
 		if staged.Commit() {
 			svc.sayHosts()
 		}
+		svc.attempts.taken("hosts")
 		told()
 	}
 	return false
@@ -278,7 +281,9 @@ func (svc *service) takeOver(policy *authz.Policy, counts counts, hosts *hostsfi
 	forwards, conns = svc.server.SetPolicy(policy)
 	if hosts != nil {
 		svc.hostsRefused = ""
+		svc.attempts.good("hosts")
 	}
+	svc.attempts.taken(reason)
 	if names {
 		svc.sayHosts()
 	}
@@ -298,6 +303,7 @@ func (svc *service) refuse(reason, text string, problems strictyaml.Problems) {
 	problems.Sort()
 	logProblems(svc.log, problems)
 	svc.log.Error(text)
+	svc.attempts.bad(reason, texts(problems))
 	svc.tell("that the files were refused is not in the audit log",
 		audit.Record{Type: audit.PolicyReject, Policy: svc.setup.policy.Hash(), Reason: reason, Detail: texts(problems)})()
 }

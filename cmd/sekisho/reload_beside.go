@@ -24,6 +24,7 @@ func (svc *service) reloadKeys() (forwards, conns int, problems strictyaml.Probl
 		return 0, 0, problems
 	}
 	delete(svc.refused, svc.setup.settings.AuthorizedKeysDir)
+	svc.attempts.good("authorized_keys")
 	if sum == svc.setup.beside.keysSum {
 		return 0, 0, nil
 	}
@@ -58,6 +59,9 @@ func (svc *service) reloadLists() (forwards, conns int, problems strictyaml.Prob
 		if sum != s.beside.listSums[i] {
 			lists[i], s.beside.listSums[i], changed = list, sum, true
 		}
+	}
+	if problems.Err() == nil {
+		svc.attempts.good("revoked_keys")
 	}
 	if !changed {
 		return 0, 0, problems
@@ -100,6 +104,7 @@ func (svc *service) reloadLocks(by string) (done locking, problems strictyaml.Pr
 		return done, problems
 	}
 	delete(svc.refused, svc.setup.settings.Locks)
+	svc.attempts.good("locks")
 	if svc.unwritten && sum == svc.setup.beside.locksSum {
 		return locking{Text: svc.setup.beside.locks.Text()}, nil // it is as it was before they were told
 	}
@@ -205,6 +210,9 @@ func (svc *service) layBeside(said string, records ...audit.Record) (forwards, c
 	svc.setup.policy = policy
 	line := svc.log.WithFields(logrus.Fields{"forwards_closed": forwards, "connections_closed": conns})
 	for _, rec := range records {
+		if rec.Type == audit.PolicyLoad {
+			svc.attempts.taken(rec.Reason)
+		}
 		if rec.Request != "" {
 			line.WithField("by", printable(rec.Login)).Warn(rec.Request)
 		}

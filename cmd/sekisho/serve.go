@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -122,6 +123,8 @@ type service struct {
 	listeners []net.Listener
 	admin     *admin.Server
 	socket    net.Listener // of admin; nil: there is none
+	metrics   *metrics     // nil: there are none
+	started   time.Time
 
 	reading      sync.Mutex // held while the policy is read, and before reloading
 	reloading    sync.Mutex // held while files are taken over
@@ -131,6 +134,10 @@ type service struct {
 	unwritten bool // the locks in force are not in their file
 
 	refused map[string]string // the same of what is beside the policy, by file
+
+	attempts     attempts
+	countingDisk atomic.Bool // for a status
+	stopping     atomic.Bool
 }
 
 // start opens the audit log, which only one process may, and then listens.
@@ -155,13 +162,16 @@ func start(s *setup, log *logrus.Logger) (*service, error) {
 		return nil, &failure{err, hint}
 	}
 	s.serving = true
-	svc := &service{setup: s, log: log, book: book, refused: map[string]string{}}
+	svc := &service{setup: s, log: log, book: book, refused: map[string]string{}, started: time.Now().UTC()}
 	if err := svc.open(); err != nil {
 		for _, l := range svc.listeners {
 			l.Close()
 		}
 		if svc.socket != nil {
 			svc.socket.Close()
+		}
+		if svc.metrics != nil {
+			svc.metrics.listener.Close()
 		}
 		svc.record(audit.Record{Type: audit.ServerStop, Reason: "failed", Detail: err.Error()})
 		return nil, errors.Join(err, book.Close())
@@ -205,6 +215,12 @@ func (svc *service) open() error {
 			return &failure{err, "admin.socket in " + s.config + " is where commands such as sekisho reload find the server; \"\" is for none"}
 		}
 	}
+	if s.settings.Metrics.Listen != "" {
+		if svc.metrics, err = svc.listenMetrics(); err != nil {
+			return err
+		}
+	}
+	svc.attempts.taken("start")
 	if err := svc.record(audit.Record{Type: audit.PolicyLoad, Policy: s.policy.Hash(), Reason: "start", Detail: s.counts.String()}); err != nil {
 		return err
 	}
@@ -247,6 +263,9 @@ func (svc *service) announce() {
 	for _, l := range svc.listeners {
 		svc.log.WithField("address", l.Addr().String()).Info("listening")
 	}
+	if svc.metrics != nil {
+		svc.log.WithField("address", svc.metrics.listener.Addr().String()).Info("metrics")
+	}
 }
 
 // run serves until ctx ends, and then stops in order. Each value from hangup
@@ -268,8 +287,16 @@ func (svc *service) run(ctx context.Context, hangup <-chan os.Signal) error {
 			}
 		})
 	}
+	if svc.metrics != nil {
+		serving.Go(func() {
+			if err := svc.metrics.serve(); err != nil {
+				svc.log.WithError(err).Error("metrics are no longer served")
+			}
+		})
+	}
 	following, unfollow := context.WithCancel(ctx)
 	serving.Go(func() { svc.follow(following) })
+	serving.Go(func() { svc.watchLog(following) })
 
 	var err error
 	for err == nil && ctx.Err() == nil {
@@ -302,11 +329,15 @@ func (svc *service) stop(cause error, serving *sync.WaitGroup) error {
 	said := make(chan struct{})
 	waiting, drained := context.WithCancel(context.Background())
 	go func() { defer close(said); svc.tellDraining(waiting) }()
+	svc.stopping.Store(true)
 	cut := svc.server.Shutdown(hurry)
 	drained()
 	<-said
 	closing, closed := context.WithTimeout(context.Background(), recordTime)
 	svc.admin.Shutdown(closing)
+	if svc.metrics != nil {
+		svc.metrics.shutdown(closing)
+	}
 	closed()
 	serving.Wait()
 

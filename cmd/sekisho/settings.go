@@ -141,6 +141,7 @@ var settings = slices.Concat([]setting{
 	{"audit.progress", plain, func(n *strictyaml.Node, s *Settings) { n.Duration(&s.Audit.Progress) }},
 	{"audit.on_failure", text, func(n *strictyaml.Node, s *Settings) { n.OneOf(&s.Audit.OnFailure, "keep", "close") }},
 	{"admin.socket", text, func(n *strictyaml.Node, s *Settings) { readPathOrNone(n, &s.Admin.Socket) }},
+	{"metrics.listen", text, readMetricsListen},
 	wait("login_grace", func(l *bastion.Limits) *time.Duration { return &l.LoginGrace }),
 	atMost("max_auth_tries", bastion.MostAuthTries, func(l *bastion.Limits) *int { return &l.MaxAuthTries }),
 	count("max_startups", func(l *bastion.Limits) *int { return &l.MaxStartups }),

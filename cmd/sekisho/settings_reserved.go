@@ -13,7 +13,6 @@ import (
 var reservedSettings = []setting{
 	reserved("audit.retain_age", plain, func(s *Settings) *time.Duration { return &s.Audit.RetainAge }, (*strictyaml.Node).Duration),
 	reserved("audit.retain_size", plain, func(s *Settings) *int64 { return &s.Audit.RetainSize }, (*strictyaml.Node).Size),
-	reserved("metrics.listen", text, func(s *Settings) *string { return &s.Metrics.Listen }, (*strictyaml.Node).String),
 	penalty("auth_fail", func(p *PenaltySettings) *time.Duration { return &p.AuthFail }),
 	penalty("no_auth", func(p *PenaltySettings) *time.Duration { return &p.NoAuth }),
 	penalty("grace_exceeded", func(p *PenaltySettings) *time.Duration { return &p.GraceExceeded }),

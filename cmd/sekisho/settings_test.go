@@ -149,7 +149,9 @@ func TestSettingsProblems(t *testing.T) {
 		{"age of retention", "audit: {retain_age: 24h}", "3:21: audit.retain_age is not supported by this version; leave it at 0s"},
 		{"size of retention", "audit: {retain_size: 1GiB}", "3:22: audit.retain_size is not supported by this version; leave it at 0"},
 		{"a file of locks without a name", "locks: \"\"", `3:8: "" is not a path`},
-		{"metrics", `metrics: {listen: ":9122"}`, `3:19: metrics.listen is not supported by this version; leave it at ""`},
+		{"metrics at a port", "metrics: {listen: 9122}", "3:19:"},
+		{"metrics at a name without a slash", "metrics: {listen: metrics.sock}", `3:19: "metrics.sock" is no place for metrics: it has no port; write "127.0.0.1:9122", or the path of a socket with a slash in it`},
+		{"metrics at a folder", "metrics: {listen: run/}", `3:19: "run/" is not a path of a socket`},
 		{"penalties", "penalties: {max: 5m}", "3:18: penalties.max is not supported by this version; leave it at 10m"},
 		{"exempt sources", "penalties: {exempt: [10.0.0.0/8]}", "3:21: penalties.exempt is not supported by this version; leave it at []"},
 	} {
@@ -244,7 +246,7 @@ func TestVariablesAndFlagsGoBeforeTheFile(t *testing.T) {
 func TestVariablesAndFlagsAreJudgedAsTheFile(t *testing.T) {
 	environ := []string{
 		"SEKISHO_LIMITS_LOGIN_GRACE=30", "SEKISHO_LISTEN=2222", "SEKISHO_WATCH=yes", "SEKISHO_LIMITS_MAX_FORWARDS=a: b",
-		"SEKISHO_LISTN=:22", "SEKISHO_SOMETHING_ELSE=1", "SEKISHO_METRICS_LISTEN=:9122",
+		"SEKISHO_LISTN=:22", "SEKISHO_SOMETHING_ELSE=1", "SEKISHO_METRICS_LISTEN=9122",
 	}
 	_, problems := readSettings("f", []byte(least), environ, flags{"name": {"a b"}, "listen": {":22", ":x"}})
 	for _, want := range []string{
@@ -253,7 +255,7 @@ func TestVariablesAndFlagsAreJudgedAsTheFile(t *testing.T) {
 		`SEKISHO_WATCH: watch wants true or false, not "yes"`,
 		`SEKISHO_LIMITS_MAX_FORWARDS: max_forwards wants a whole number of at least 1, not "a: b"`,
 		`SEKISHO_LISTN: there is no such variable; did you mean "SEKISHO_LISTEN"?`,
-		"SEKISHO_METRICS_LISTEN: metrics.listen is not supported by this version",
+		`SEKISHO_METRICS_LISTEN: "9122" is no place for metrics: it has no colon`,
 		`--name: "a b" is not a name of a server`,
 		`--listen: ":x" is not an address to listen on`,
 	} {

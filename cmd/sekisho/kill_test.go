@@ -1,0 +1,99 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+
+	"sekisho/bastion"
+)
+
+func TestWhatIsToBeKilledIsNamedInOneWay(t *testing.T) {
+	const conn, forward = "caaaabbbbccccdddd", "faaaabbbbccccdddd"
+	addr := netip.MustParseAddr
+	for _, test := range []struct {
+		name string
+		want wantKill
+		says string // of the error
+		aims []bastion.Selection
+	}{
+		{"nothing", wantKill{}, "kill takes ids, or one --user, or one --target", nil},
+		{"two ways", wantKill{IDs: []string{conn}, User: "alice"}, "kill takes ids, or one --user, or one --target", nil},
+		{"two other ways", wantKill{User: "alice", Target: "rds"}, "kill takes ids, or one --user, or one --target", nil},
+		{"a connection and a forward", wantKill{IDs: []string{conn, forward}}, "", []bastion.Selection{{ID: conn}, {ID: forward}}},
+		{"one twice", wantKill{IDs: []string{conn, conn}}, "", []bastion.Selection{{ID: conn}}},
+		{"the beginning of an id", wantKill{IDs: []string{conn[:8]}}, "is not the id of a connection", nil},
+		{"an empty id", wantKill{IDs: []string{""}}, "is not the id of a connection", nil},
+		{"a user without the word", wantKill{IDs: []string{"alice"}}, "is not the id of a connection", nil},
+		{"an id in upper case", wantKill{IDs: []string{strings.ToUpper(conn)}}, "is not the id of a connection", nil},
+		{"a user named as a connection is", wantKill{User: conn}, "", []bastion.Selection{{User: conn}}},
+		{"a host", wantKill{Target: "rds"}, "", []bastion.Selection{{Host: "rds"}}},
+		{"a host in other spelling", wantKill{Target: "RDS.Corp.:3306"}, "", []bastion.Selection{{Host: "rds.corp", Port: 3306}}},
+		{"an IPv4 address", wantKill{Target: "10.0.0.1"}, "", []bastion.Selection{{Addr: addr("10.0.0.1")}}},
+		{"an IPv4 address and a port", wantKill{Target: "10.0.0.1:22"}, "", []bastion.Selection{{Addr: addr("10.0.0.1"), Port: 22}}},
+		{"an IPv6 address", wantKill{Target: "fd00::1"}, "", []bastion.Selection{{Addr: addr("fd00::1")}}},
+		{"an IPv6 address and a port", wantKill{Target: "[fd00::1]:22"}, "", []bastion.Selection{{Addr: addr("fd00::1"), Port: 22}}},
+		{"an IPv4 address as IPv6", wantKill{Target: "::ffff:10.0.0.1"}, "", []bastion.Selection{{Addr: addr("10.0.0.1")}}},
+		{"a pattern", wantKill{Target: "*.corp"}, "no forward can go there", nil},
+		{"a network", wantKill{Target: "10.0.0.0/8"}, "no forward can go there", nil},
+		{"half an address", wantKill{Target: "0x7f.1"}, "no forward can go there", nil},
+		{"a host without its name", wantKill{Target: ":3306"}, "no forward can go there", nil},
+		{"port 0", wantKill{Target: "rds:0"}, "0 is not a port", nil},
+		{"a port that is too high", wantKill{Target: "rds:65536"}, "65536 is not a port", nil},
+		{"a port that is none", wantKill{Target: "rds:ssh"}, `"ssh" is not a port`, nil},
+		{"a host with two ports", wantKill{Target: "rds:1:2"}, "is not a host and a port", nil},
+		{"too many", wantKill{IDs: make([]string, mostKilled+1)}, "kill takes at most 1000 ids", nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			aims, err := test.want.aims()
+			var usage *usageError
+			if test.says != "" {
+				if !errors.As(err, &usage) || !strings.Contains(err.Error(), test.says) {
+					t.Errorf("%v, want %q", err, test.says)
+				}
+				return
+			}
+			var got []bastion.Selection
+			for _, a := range aims {
+				got = append(got, a.selection)
+			}
+			if err != nil || !reflect.DeepEqual(got, test.aims) {
+				t.Errorf("%+v, %v, want %+v", got, err, test.aims)
+			}
+		})
+	}
+}
+
+func TestTablesCutNothingOffAndPrintNothingStrange(t *testing.T) {
+	var b strings.Builder
+	long := strings.Repeat("x", 200)
+	table{{"ID", "USER", "END"}, {"関所", "a\x1b[2J\nb", ""}, {"c", long, "z"}}.write(&b)
+	want := fmt.Sprintf("ID  USER%s  END\n関所  a\uFFFD[2J\uFFFDb\nc   %s  z\n", strings.Repeat(" ", 196), long)
+	if b.String() != want {
+		t.Errorf("got\n%q\nwant\n%q", b.String(), want)
+	}
+}
+
+func TestAFailureIsForgottenWhenItsKindIsGoodAgain(t *testing.T) {
+	var a attempts
+	a.taken("start")
+	a.bad(bySignal, "x")
+	a.bad("hosts", "y")
+	a.good("locks")
+	policy, last, failed := a.now()
+	if policy.By != "start" || last.By != "hosts" || last.Error != "y" || len(failed) != 2 || failed[0].Error != "x" {
+		t.Errorf("%+v, %+v, %+v", policy, last, failed)
+	}
+	a.good("hosts")
+	a.taken("authorized_keys")
+	if _, last, failed := a.now(); len(failed) != 1 || failed[0].By != bySignal || last.By != "authorized_keys" {
+		t.Errorf("%+v, %+v", last, failed)
+	}
+	a.taken(byCommand)
+	if policy, last, failed := a.now(); len(failed) != 0 || policy.By != byCommand || last != policy {
+		t.Errorf("%+v, %+v, %+v", policy, last, failed)
+	}
+}
