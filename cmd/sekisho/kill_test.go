@@ -4,9 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
 
 	"sekisho/bastion"
 )
@@ -96,4 +100,66 @@ func TestAFailureIsForgottenWhenItsKindIsGoodAgain(t *testing.T) {
 	if policy, last, failed := a.now(); len(failed) != 0 || policy.By != byCommand || last != policy {
 		t.Errorf("%+v, %+v, %+v", policy, last, failed)
 	}
+}
+
+// A script that reads nothing but the exit status must see that the book does
+// not have it; and a person must not miss it.
+func TestWhatKillTells(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		killed   killed
+		out, err string
+		status   int
+	}{
+		{"all is well", killed{Connections: 1, Forwards: 2}, "1 connection, 2 forwards ended\n", "", exitOK},
+		{"nothing is there", killed{Missing: []string{"user alice"}}, "", "sekisho: error: nothing is open of user alice\nsekisho: hint: sekisho sessions lists what runs\n", exitError},
+		{"not recorded", killed{Forwards: 1, Unrecorded: "disk full"}, "0 connections, 1 forward ended\n",
+			"sekisho: error: IT IS NOT RECORDED: the audit log could not be written: disk full\nsekisho: hint: note down what was ended, and see what the log has: sekisho status\n", exitError},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var out, errs strings.Builder
+			status := report(&errs, test.killed.tell(stdio{nil, &out, &errs}))
+			if out.String() != test.out || errs.String() != test.err || status != test.status {
+				t.Errorf("%d\n%s\n%s", status, &out, &errs)
+			}
+		})
+	}
+}
+
+func TestKillActsWithinASecondThoughTheLogFails(t *testing.T) {
+	svc, dir, out := startTest(t)
+	if err := os.Rename(dir+"/audit/lock", dir+"/audit/away"); err != nil {
+		t.Fatal(err)
+	}
+	done, err := svc.kill(wantKill{User: demoUser}, "root")
+	if err != nil || len(done.Missing) != 1 || done.Unrecorded != "" {
+		t.Errorf("nobody is there: %+v, %v", done, err)
+	}
+	serving := make(chan error, 1)
+	go func() { serving <- svc.server.Serve(svc.listeners[0]) }()
+	pem, err := os.ReadFile(dir + "/demo_key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ssh.ParsePrivateKey(pem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := ssh.Dial("tcp", svc.listeners[0].Addr().String(), &ssh.ClientConfig{
+		User: demoUser, Auth: []ssh.AuthMethod{ssh.PublicKeys(key)}, HostKeyCallback: ssh.FixedHostKey(svc.setup.hostKeys[0].PublicKey()),
+		HostKeyAlgorithms: []string{svc.setup.hostKeys[0].PublicKey().Type()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	began := time.Now()
+	done, err = svc.kill(wantKill{User: demoUser, Why: "drill"}, "root")
+	if took := time.Since(began); err != nil || done.Connections != 1 || !strings.Contains(done.Unrecorded, "lock") || took > time.Second {
+		t.Errorf("%+v, %v, after %v", done, err, took)
+	}
+	awaitText(t, out, "what was killed is ended, but that is not in the audit log")
+	awaitText(t, out, "reason=killed")
+	svc.server.Shutdown(t.Context())
+	<-serving
 }
