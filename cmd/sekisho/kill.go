@@ -190,31 +190,37 @@ func (svc *service) kill(want wantKill, by string) (done killed, err error) {
 		return done, nil
 	}
 
-	recorded := svc.recordAll(records)
-	var failed error
-	late := false
-	select {
-	case failed = <-recorded:
-	case <-time.After(killWait):
-		late = true
-	}
 	detail := "by command of " + by
 	if want.Why != "" {
 		detail += ": " + want.Why
 	}
-	done.Connections, done.Forwards = svc.server.Kill(detail, selections...)
+	failed, late := afterRecord(svc.recordAll(records), func() {
+		done.Connections, done.Forwards = svc.server.Kill(detail, selections...)
+	})
 	for _, rec := range records {
 		svc.log.WithFields(logrus.Fields{"by": printable(by), "detail": printable(rec.Detail)}).Warn(printable(rec.Request))
 	}
 	if late {
-		svc.log.Error("what was killed was ended before that was in the audit log, which does not answer in time")
-		failed = <-recorded
+		svc.log.Error("what was killed was ended before that was in the audit log, which did not answer in time")
 	}
 	if failed != nil {
 		svc.log.WithError(failed).Error("what was killed is ended, but that is not in the audit log")
 		done.Unrecorded = failed.Error()
 	}
 	return done, nil
+}
+
+// afterRecord acts once something is recorded, or could not be, but at the
+// latest after killWait. It returns what has become of the record in the end.
+func afterRecord(recorded <-chan error, act func()) (failed error, late bool) {
+	select {
+	case failed = <-recorded:
+		act()
+		return failed, false
+	case <-time.After(killWait):
+		act()
+		return <-recorded, true
+	}
 }
 
 // recordAll appends records, which so share an fsync, and tells the first

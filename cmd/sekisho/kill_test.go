@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -162,4 +163,64 @@ func TestKillActsWithinASecondThoughTheLogFails(t *testing.T) {
 	awaitText(t, out, "reason=killed")
 	svc.server.Shutdown(t.Context())
 	<-serving
+}
+
+func TestWhatIsKilledWaitsForItsRecordButNotForEver(t *testing.T) {
+	full := errors.New("the disk is full")
+	t.Run("recorded", func(t *testing.T) {
+		recorded, acted := make(chan error, 1), false
+		recorded <- nil
+		if failed, late := afterRecord(recorded, func() { acted = true }); failed != nil || late || !acted {
+			t.Errorf("%v, late %v, acted %v", failed, late, acted)
+		}
+	})
+	t.Run("not before it is recorded", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			recorded, began := make(chan error, 1), time.Now()
+			time.AfterFunc(killWait/2, func() { recorded <- nil })
+			failed, late := afterRecord(recorded, func() {
+				if took := time.Since(began); took != killWait/2 {
+					t.Errorf("acted after %v", took)
+				}
+			})
+			if failed != nil || late {
+				t.Errorf("%v, late %v", failed, late)
+			}
+		})
+	})
+	t.Run("a log that does not answer", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			recorded, began := make(chan error, 1), time.Now()
+			time.AfterFunc(recordTime, func() { recorded <- full })
+			failed, late := afterRecord(recorded, func() {
+				if took := time.Since(began); took > time.Second {
+					t.Errorf("acted after %v", took)
+				}
+			})
+			if failed != full || !late {
+				t.Errorf("%v, late %v", failed, late)
+			}
+		})
+	})
+}
+
+func FuzzParseKillTarget(f *testing.F) {
+	for _, s := range []string{"rds", "RDS.:3306", "10.0.0.1:22", "[fd00::1]:22", "fd00::1", "::ffff:10.0.0.1", "0x7f.1", "a:b:c", "[]:1", ":", "rds:0"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		sel, err := parseKillTarget(s)
+		switch {
+		case err != nil:
+			if sel.Host != "" || sel.Addr.IsValid() {
+				t.Errorf("%q: %+v and %v", s, sel, err)
+			}
+		case (sel.Host != "") == sel.Addr.IsValid() || sel.Port < 0 || sel.Port > 65535 || sel.ID != "" || sel.User != "":
+			t.Errorf("%q: %+v", s, sel)
+		case sel.Host != "":
+			if again, err := parseKillTarget(sel.Host); err != nil || again.Host != sel.Host {
+				t.Errorf("%q: %+v, then %+v, %v", s, sel, again, err)
+			}
+		}
+	})
 }

@@ -29,7 +29,7 @@ type metrics struct {
 }
 
 // mostScrapers bounds the connections at once; the next wait to be accepted.
-const mostScrapers = 16
+const mostScrapers = 64
 
 // listenMetrics listens where the settings say.
 func (svc *service) listenMetrics() (*metrics, error) {
@@ -46,7 +46,7 @@ func (svc *service) listenMetrics() (*metrics, error) {
 	}
 	return &metrics{l, &http.Server{
 		Handler: svc.metricsHandler(), MaxHeaderBytes: 16 << 10, DisableGeneralOptionsHandler: true,
-		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 15 * time.Second, IdleTimeout: 2 * time.Minute,
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 15 * time.Second, IdleTimeout: 30 * time.Second,
 		ErrorLog: log.New(logLines(func(line string) { svc.log.WithField("error", printable(line)).Debug("metrics") }), "", 0),
 	}}, nil
 }
