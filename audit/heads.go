@@ -90,7 +90,7 @@ func (l *Log) signHeads() {
 			default:
 			}
 		}
-		l.signing.Store(&headState{size: last, time: l.opts.now(), err: err})
+		l.signing.Store(&headState{last, err})
 		if !over {
 			select {
 			case <-time.After(headPause):
@@ -102,9 +102,8 @@ func (l *Log) signHeads() {
 
 // A headState is how the signing of heads stands.
 type headState struct {
-	size uint64    // of the newest that is written
-	time time.Time // of the last attempt
-	err  error     // why that failed
+	size uint64 // of the newest that is written
+	err  error  // why the last attempt failed
 }
 
 // A headWriter writes heads into the files beside the segments.

@@ -29,6 +29,11 @@ type Stats struct {
 
 	Fsync     Timing        // of a write with its fsync
 	LastFsync time.Duration // of the last one
+
+	// Signed is how many records the newest signed head is of, and NotSigned
+	// why the last attempt to sign one failed; 0 and empty without a log key.
+	Signed    uint64
+	NotSigned string
 }
 
 // An Outage is a time in which the log could not be written.
@@ -100,6 +105,11 @@ func (l *Log) Stats() Stats {
 	s := *l.stats.shown.Load()
 	if at := l.stats.writing.Load(); at != 0 {
 		s.Writing = time.Unix(0, at)
+	}
+	if h := l.signing.Load(); h != nil {
+		if s.Signed = h.size; h.err != nil {
+			s.NotSigned = h.err.Error()
+		}
 	}
 	return s
 }

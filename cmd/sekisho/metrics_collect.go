@@ -33,6 +33,7 @@ var (
 	descPolicyTime  = desc("policy_load_time_seconds", "When the policy in force was loaded, in seconds since 1970.")
 	descReload      = desc("reload_failed", "1 if the last attempt to take files over has failed, else 0.")
 	descLogNext     = desc("audit_next_seq", "The number of the audit log's next record.")
+	descLogSigned   = desc("audit_signed_records", "How many of the audit log's records are below a signed head.")
 	descLogOK       = desc("audit_writable", "1 if the audit log can be written, else 0.")
 	descLogOutages  = desc("audit_outages_total", "How often the audit log came to be one that cannot be written.")
 	descLogDurable  = desc("audit_last_durable_time_seconds", "When a record last came to be on stable storage, in seconds since 1970.")
@@ -43,7 +44,7 @@ var (
 func (*collector) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descInfo, descStarted, descConns, descConnsTotal, descConnRefused, descLogins, descForwards, descEnds, descBytes, descDial,
-		descLimit, descLimitUsed, descPolicyTime, descReload, descLogNext, descLogOK, descLogOutages, descLogDurable, descLogFsync,
+		descLimit, descLimitUsed, descPolicyTime, descReload, descLogNext, descLogSigned, descLogOK, descLogOutages, descLogDurable, descLogFsync,
 	} {
 		to <- d
 	}
@@ -100,6 +101,7 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	book := svc.book.Stats()
 	why, _ := book.Trouble(time.Now())
 	gauge(descLogNext, float64(book.Next))
+	gauge(descLogSigned, float64(book.Signed))
 	gauge(descLogOK, bit(why == ""))
 	count(descLogOutages, book.Outages)
 	gauge(descLogDurable, seconds(book.Durable))

@@ -8,9 +8,7 @@ import (
 	"sekisho/audit"
 )
 
-// A logStatus is how the audit log is. What else is to be known of it, such as
-// the newest signed head or how far a sink lags behind, has its place here: a
-// field, what fills it in logStatusNow, and a line in rows.
+// A logStatus is how the audit log is.
 type logStatus struct {
 	Dir      string    `json:"dir"`
 	Next     uint64    `json:"next_seq"`
@@ -21,6 +19,9 @@ type logStatus struct {
 
 	LastFsync float64 `json:"last_fsync_seconds"`
 	MeanFsync float64 `json:"mean_fsync_seconds"`
+
+	Signed    uint64 `json:"signed"`               // records below the newest head
+	NotSigned string `json:"not_signed,omitempty"` // why that is the newest
 
 	Segments  int    `json:"segments"`
 	Bytes     int64  `json:"bytes"`
@@ -36,6 +37,7 @@ func (svc *service) logStatusNow(ctx context.Context) logStatus {
 	l := logStatus{
 		Dir: svc.auditPath(), Next: s.Next, Writable: why == "", Since: since, Why: why, Durable: s.Durable,
 		LastFsync: s.LastFsync.Seconds(), MeanFsync: s.Fsync.Mean().Seconds(),
+		Signed: s.Signed, NotSigned: s.NotSigned,
 	}
 	if !svc.countingDisk.CompareAndSwap(false, true) {
 		l.DiskError = "the disk does not answer" // to an earlier status
@@ -73,10 +75,15 @@ func (l *logStatus) rows() table {
 	if l.DiskError != "" {
 		disk = fmt.Sprintf("not known what is in %s: %s", l.Dir, l.DiskError)
 	}
+	signed := fmt.Sprintf("the first %d records are below a signed head", l.Signed)
+	if l.NotSigned != "" {
+		signed = fmt.Sprintf("%s; NO NEWER HEAD CAN BE SIGNED: %s", signed, l.NotSigned)
+	}
 	return table{
 		{"audit log", state},
 		{"", fmt.Sprintf("next record %d; last durable write %s", l.Next, when(l.Durable))},
 		{"", fmt.Sprintf("fsync %s last, %s on average", millis(l.LastFsync), millis(l.MeanFsync))},
+		{"", signed},
 		{"", disk},
 	}
 }
@@ -85,8 +92,11 @@ func millis(seconds float64) string { return fmt.Sprintf("%.1f ms", seconds*1000
 
 // trouble is what of the log needs somebody; empty if nothing does.
 func (l *logStatus) trouble() string {
-	if l.Writable {
+	switch {
+	case l.Writable && l.NotSigned == "":
 		return ""
+	case l.Writable:
+		return "no head of the audit log can be signed: " + l.NotSigned
 	}
 	return fmt.Sprintf("the audit log cannot be written since %s: %s", when(l.Since), l.Why)
 }
