@@ -69,6 +69,7 @@ type Log struct {
 	grown    growth
 	unsigned chan struct{} // has one in it if grown has
 	signing  atomic.Pointer[headState]
+	durable  atomic.Uint64 // seq after the last record that is acknowledged
 
 	// The following belong to Open until it returns, then to the writer.
 	seg    *segment    // nil after a failure
@@ -101,6 +102,10 @@ func (l *Log) Recovered() Recovery { return l.recovered }
 // Before returns when the last record before this run was made. It is zero if
 // there is none.
 func (l *Log) Before() time.Time { return l.before }
+
+// Durable returns the seq after the last record that is on stable storage. It
+// is what [FollowOptions] ask for.
+func (l *Log) Durable() uint64 { return l.durable.Load() }
 
 // Append writes rec and returns nil when it is on stable storage. V, Seq,
 // Time, Bastion and Run are filled in. Records are written in the order in
@@ -284,6 +289,7 @@ func (l *Log) commit(n int) error {
 	if err == nil {
 		l.next += uint64(n)
 		l.grow(l.seg.stem)
+		l.durable.Store(l.next)
 		return nil
 	}
 
