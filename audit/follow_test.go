@@ -249,7 +249,7 @@ func TestFollow(t *testing.T) {
 		f.comesTo(t, 1)
 		let := block(t, d)
 		done := make(chan error, 1)
-		go func() { done <- note(l, "a") }()
+		go func() { done <- jot(l, "a") }()
 		until(t, func() bool { return len(texts(t, dir)) == 2 })
 		time.Sleep(20 * time.Millisecond)
 		same(t, f.seen(), upTo(0, 1))
@@ -291,11 +291,11 @@ func TestFollow(t *testing.T) {
 				}
 				return nil
 			})
-			if err := note(l, "b"); err == nil {
+			if err := jot(l, "b"); err == nil {
 				t.Fatal("no error")
 			}
 			d.failing(nil)
-			until(t, func() bool { return note(l, "c") == nil })
+			until(t, func() bool { return jot(l, "c") == nil })
 			f.comesTo(t, 3)
 			until(t, func() bool { f.Lock(); defer f.Unlock(); return strings.Contains(f.lines[2], `"c"`) })
 			same(t, f.seen(), []uint64{0, 1, 2, 2})
@@ -411,13 +411,13 @@ func FuzzFollow(f *testing.F) {
 				var many sync.WaitGroup
 				for range 1 + rnd.IntN(6) {
 					text := fmt.Sprint(rnd.Uint64())
-					many.Go(func() { note(now.Load(), text) }) // which may fail
+					many.Go(func() { jot(now.Load(), text) }) // which may fail
 				}
 				many.Wait()
 			}
 		}
 		d.failing(nil)
-		until(t, func() bool { return note(now.Load(), "last") == nil })
+		until(t, func() bool { return jot(now.Load(), "last") == nil })
 		end := now.Load().Durable()
 		exact.comesTo(t, end)
 		from.comesTo(t, end)
