@@ -35,8 +35,15 @@ func (l *Log) grow(stem string) {
 	for _, leaf := range l.leaves {
 		l.grown.tree.Append(leaf)
 	}
+	rotated := l.grown.stem != stem
 	l.grown.stem = stem
 	l.growing.Unlock()
+	if rotated {
+		select {
+		case l.rotated <- struct{}{}:
+		default:
+		}
+	}
 	select {
 	case l.unsigned <- struct{}{}:
 	default:
@@ -93,7 +100,7 @@ func (l *Log) signHeads() {
 		l.signing.Store(&headState{last, err})
 		if !over {
 			select {
-			case <-time.After(headPause):
+			case <-time.After(l.opts.headPause):
 			case <-l.stopped:
 			}
 		}

@@ -25,7 +25,7 @@ func withKey(t *testing.T) Options {
 	try(t, err)
 	key, err := note.NewVerifier(public)
 	try(t, err)
-	return Options{Signer: signer, Verifier: key}
+	return Options{Signer: signer, Verifier: key, headPause: time.Millisecond}
 }
 
 // rfcRoot is the Merkle tree hash as RFC 6962 section 2.1 defines it.

@@ -36,8 +36,21 @@ type Options struct {
 	Signer   note.Signer
 	Verifier note.Verifier
 
-	disk disk             // nil means the real one
-	now  func() time.Time // nil means time.Now
+	// Records that are older than RetainAge are taken away, and the oldest ones
+	// as soon as all of them take more than RetainSize on disk; by whole
+	// segments that are packed. 0 means never. See retain.go.
+	RetainAge  time.Duration
+	RetainSize int64
+
+	// Warn is told what of the work on closed segments fails, and will be tried
+	// again if that can help. No record is lost by it. It may be nil, and is
+	// not called by two goroutines at once.
+	Warn func(text string, fields map[string]any)
+
+	disk      disk             // nil means the real one
+	now       func() time.Time // nil means time.Now
+	headPause time.Duration    // 0 means headPause
+	still     bool             // nothing is done to closed segments unless a test does it
 }
 
 // What a batch may hold, what may wait for one, and how often a log that
@@ -64,6 +77,11 @@ type Log struct {
 	stopped chan struct{} // closed by the writer when it has answered all it took
 	sealed  chan struct{} // closed when the last head is signed after that
 	close   func() error  // once
+
+	life    context.Context    // that of the keeper
+	keeping context.CancelFunc // ends it
+	kept    chan struct{}      // closed when it has ended
+	rotated chan struct{}      // has one in it if a segment was closed
 
 	growing  sync.Mutex // for grown
 	grown    growth
@@ -173,12 +191,20 @@ func ended(ctx context.Context) error {
 func (l *Log) Close() error { return l.close() }
 
 func (l *Log) shut() error {
+	l.keeping() // first, to give it time
 	close(l.closing)
 	<-l.stopped
 	<-l.sealed
 	var err error
 	if l.seg != nil {
 		err = l.seg.Close()
+	}
+	select {
+	case <-l.kept:
+	case <-time.After(keeperWait):
+		// The disk hangs. Whoever has the lock next could be hurt by what is
+		// still under way: it is held until the process ends.
+		return errors.Join(err, fmt.Errorf("audit: the disk does not answer: what packs segments did not stop within %v", keeperWait))
 	}
 	return errors.Join(err, l.lock.Close())
 }
@@ -403,6 +429,9 @@ func newLog(dir string, opts Options, lock *lock) *Log {
 	if opts.disk == nil {
 		opts.disk = osDisk{}
 	}
+	if opts.headPause == 0 {
+		opts.headPause = headPause
+	}
 	if opts.now == nil {
 		opts.now = time.Now
 	}
@@ -415,8 +444,11 @@ func newLog(dir string, opts Options, lock *lock) *Log {
 		closing:  make(chan struct{}),
 		stopped:  make(chan struct{}),
 		sealed:   make(chan struct{}),
+		kept:     make(chan struct{}),
+		rotated:  make(chan struct{}, 1),
 		unsigned: make(chan struct{}, 1),
 	}
+	l.life, l.keeping = context.WithCancel(context.Background())
 	l.close = sync.OnceValue(l.shut)
 	return l
 }

@@ -25,7 +25,8 @@ type testDisk struct {
 }
 
 // failing sets what comes before every operation: "open", "write" (half of it
-// is done), "sync", "truncate", "remove", "syncdir".
+// is done), "sync", "truncate", "remove", "rename" (by the new
+// name), "symlink", "syncdir".
 func (d *testDisk) failing(f func(op, name string) error) { d.fail.Store(&f) }
 
 func (d *testDisk) check(op, name string) error {
@@ -53,6 +54,20 @@ func (d *testDisk) Remove(name string) error {
 		return err
 	}
 	return os.Remove(name)
+}
+
+func (d *testDisk) Rename(from, to string) error {
+	if err := d.check("rename", to); err != nil {
+		return err
+	}
+	return os.Rename(from, to)
+}
+
+func (d *testDisk) Symlink(to, name string) error {
+	if err := d.check("symlink", name); err != nil {
+		return err
+	}
+	return os.Symlink(to, name)
 }
 
 func (d *testDisk) SyncDir(name string) error {
@@ -93,7 +108,7 @@ func (f *testFile) Truncate(n int64) error {
 
 func open(t testing.TB, dir string, opts Options) *Log {
 	t.Helper()
-	opts.Bastion = "b"
+	opts.Bastion, opts.still = "b", true
 	l, err := Open(dir, opts)
 	if err != nil {
 		t.Fatal(err)

@@ -106,15 +106,26 @@ type stream struct {
 const mostWindow = 8 << 20
 
 // open returns the text of the piece, packed or not. What does not unpack
-// reads as an error that wraps errPacked.
+// reads as an error that wraps errPacked. A plain one may have been packed
+// since it was listed.
 func (p piece) open() (*stream, error) {
 	f, err := os.Open(p.path)
+	if !p.packed && errors.Is(err, os.ErrNotExist) {
+		p.path, p.packed = p.beside(packedEnd), true
+		if f, err2 := os.Open(p.path); err2 == nil {
+			return p.unpack(f)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("audit: read a segment: %w", err)
 	}
 	if !p.packed {
 		return &stream{Reader: f, file: f}, nil
 	}
+	return p.unpack(f)
+}
+
+func (p piece) unpack(f *os.File) (*stream, error) {
 	z, err := zstd.NewReader(f, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(mostWindow))
 	if err != nil {
 		f.Close()

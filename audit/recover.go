@@ -49,6 +49,7 @@ func Open(dir string, opts Options) (*Log, error) {
 		if l.seg != nil {
 			l.seg.Close()
 		}
+		l.keeping()
 		lock.Close()
 		return nil, err
 	}
@@ -58,6 +59,7 @@ func Open(dir string, opts Options) (*Log, error) {
 	} else {
 		close(l.sealed)
 	}
+	l.keep()
 	return l, nil
 }
 
@@ -154,8 +156,9 @@ type findings struct {
 	lost  []Record // in the order in which they were opened
 
 	tree    tree.Range
-	head    *tree.Head // the newest; nil: none is signed
-	foreign error      // that newer ones are, with another key
+	key     note.Verifier // that of the log; nil: none
+	head    *tree.Head    // the newest; nil: none is signed
+	foreign error         // that newer ones are, with another key
 }
 
 // inspect reads what it must of the log and changes nothing. The key is that
@@ -165,7 +168,7 @@ func inspect(dir string, key note.Verifier) (*findings, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := findings{next: gone.Next(), tree: gone.Clone()}
+	f := findings{next: gone.Next(), tree: gone.Clone(), key: key}
 	if key != nil {
 		text, head, foreign, err := newestHead(dir, key)
 		if err != nil {
@@ -252,11 +255,19 @@ func (f *findings) read(all []piece) error {
 	return nil
 }
 
-// climb brings the tree up over pieces in which nothing else matters.
+// climb brings the tree up over pieces in which nothing else matters. Where
+// the log's own key has signed an index of one, that tells what its leaves come
+// to: whether it tells the truth, the newest head shows, as it does of the
+// records themselves.
 func (f *findings) climb(all []piece) error {
 	for _, p := range all {
 		if p.first != f.next {
 			return p.missing(f.next)
+		}
+		if done, err := f.leap(p); err != nil {
+			return err
+		} else if done {
+			continue
 		}
 		e, err := p.scan(func(line []byte, _ Record) error { return f.grow(p, line) })
 		if err == nil {
@@ -270,10 +281,34 @@ func (f *findings) climb(all []piece) error {
 	return nil
 }
 
-// grow adds a record to the tree and holds it against the newest head, where
-// that ends.
+// leap takes the range of a piece from its index, if there is a good one of all
+// of its records, and the newest head does not end among them.
+func (f *findings) leap(p piece) (done bool, err error) {
+	if f.key == nil || p.limit == noLimit || p.void() {
+		return false, nil
+	}
+	if f.head != nil && p.first < f.head.Size && f.head.Size < p.limit {
+		return false, nil
+	}
+	x, err := p.index(f.key)
+	if err != nil || x == nil {
+		return false, nil // it has to be read, then
+	}
+	if err := f.tree.Join(x.tree); err != nil {
+		return false, p.refuse(err)
+	}
+	f.next = p.limit
+	return true, f.hold(p)
+}
+
+// grow adds a record to the tree.
 func (f *findings) grow(p piece, line []byte) error {
 	f.tree.Append(tree.Leaf(line))
+	return f.hold(p)
+}
+
+// hold holds the tree against the newest head, where that ends.
+func (f *findings) hold(p piece) error {
 	if f.head == nil || f.tree.Next() != f.head.Size {
 		return nil
 	}

@@ -270,7 +270,7 @@ func TestACrashAtAnyByteOfARecovery(t *testing.T) {
 		for name, content := range files {
 			tear(t, dir, name, content)
 		}
-		l, err := Open(dir, Options{Bastion: "b"})
+		l, err := Open(dir, Options{Bastion: "b", still: true})
 		if err != nil {
 			t.Fatal(err)
 		}

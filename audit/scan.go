@@ -81,7 +81,7 @@ func (p piece) scan(fn func(line []byte, r Record) error) (extent, error) {
 		e.end += int64(len(line))
 	}
 
-	if p.packed {
+	if f.zstd != nil {
 		if e.next == p.first && e.bad == nil {
 			e.bad = fmt.Errorf("%s: no record is in it", p.path)
 		}

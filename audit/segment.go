@@ -13,6 +13,8 @@ import (
 type disk interface {
 	OpenFile(name string, flag int, perm os.FileMode) (file, error)
 	Remove(name string) error
+	Rename(from, to string) error
+	Symlink(to, name string) error
 	SyncDir(dir string) error
 }
 
@@ -34,6 +36,10 @@ func (osDisk) OpenFile(name string, flag int, perm os.FileMode) (file, error) {
 }
 
 func (osDisk) Remove(name string) error { return os.Remove(name) }
+
+func (osDisk) Rename(from, to string) error { return os.Rename(from, to) }
+
+func (osDisk) Symlink(to, name string) error { return os.Symlink(to, name) }
 
 // SyncDir makes the names in dir durable: a file that was synced is still lost
 // with its name.

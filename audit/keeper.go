@@ -1,0 +1,293 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// How the keeper works: how often it looks for what is to do, how soon it tries
+// again what failed, and how much it reads before it lets others have the
+// processor, for as long as that took.
+const (
+	keepEvery  = time.Minute
+	keepAgain  = 5 * time.Second
+	paceBlock  = 1 << 20
+	paceMost   = 100 * time.Millisecond
+	keeperWait = 5 * time.Second // for it to stop when the log is closed
+)
+
+// A keeper does what is to be done with segments that are closed: it packs
+// them (pack.go), takes them away when their time has come (retain.go), and
+// points current.jsonl at the one that is written.
+//
+// It comes after everything else. Whatever fails is put off and no record is
+// lost; it touches only segments that come before the one that holds the newest
+// durable record, and only while the lock is held.
+type keeper struct {
+	log *Log
+	ctx context.Context // ended by Close
+
+	pieces map[string]*Index // of packed segments, by stem, without the filters
+	bad    map[string]bool   // segments with damage, by stem: told, and left alone
+	waits  bool              // something is to be done once a newer head is signed
+	linked string            // stem that current.jsonl points to
+	pruned uint64            // so many records a log.prune of this run says to go
+	proven bool              // what the file pruned says was compared with the log
+	told   string            // the last warning
+
+	hurry bool      // no pauses
+	done  int       // bytes since the last pause
+	since time.Time // when that was
+}
+
+func newKeeper(l *Log, ctx context.Context) *keeper {
+	return &keeper{log: l, ctx: ctx, pieces: map[string]*Index{}, bad: map[string]bool{}, since: time.Now()}
+}
+
+// keep starts the keeper.
+func (l *Log) keep() {
+	if l.opts.still {
+		close(l.kept)
+		return
+	}
+	k := newKeeper(l, l.life)
+	k.point() // so that it is there from the beginning
+	go k.run()
+}
+
+// run is the goroutine.
+func (k *keeper) run() {
+	defer close(k.log.kept)
+	k.clean()
+	pause := keepAgain
+	for k.ctx.Err() == nil {
+		wait := keepEvery
+		switch err := k.round(); {
+		case k.ctx.Err() != nil:
+			return
+		case err != nil:
+			k.warn("the closed segments of the audit log are not all taken care of; this is tried again", err, nil)
+			wait, pause = pause, min(2*pause, keepEvery)
+		case k.waits:
+			wait = 2 * k.log.opts.headPause
+		default:
+			k.told, pause = "", keepAgain
+		}
+		select {
+		case <-k.ctx.Done():
+		case <-k.log.rotated:
+		case <-time.After(wait):
+		}
+	}
+}
+
+// warn tells what failed, once.
+func (k *keeper) warn(text string, err error, fields map[string]any) {
+	if fields == nil {
+		fields = map[string]any{}
+	}
+	fields["error"] = err
+	if said := text + err.Error(); said != k.told && k.log.opts.Warn != nil {
+		k.told = said
+		k.log.opts.Warn(text, fields)
+	}
+}
+
+// ready returns an error once nothing is to be touched any more.
+func (k *keeper) ready() error {
+	if err := k.ctx.Err(); err != nil {
+		return err
+	}
+	return k.log.lock.check()
+}
+
+// pace is called for n bytes of work.
+func (k *keeper) pace(n int) error {
+	if k.done += n; k.done < paceBlock {
+		return nil
+	}
+	if !k.hurry {
+		select {
+		case <-k.ctx.Done():
+		case <-time.After(min(time.Since(k.since), paceMost)):
+		}
+	}
+	k.done, k.since = 0, time.Now()
+	k.point()
+	return k.ready()
+}
+
+// round does all that is to be done now.
+func (k *keeper) round() error {
+	k.waits = false
+	k.point()
+	closed, err := k.closed()
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, p := range closed {
+		if err := k.ready(); err != nil {
+			return err
+		}
+		err := k.keep(p)
+		if damage, ok := errors.AsType[*damage](err); ok {
+			k.bad[p.stem()] = true
+			k.warn("a segment of the audit log is damaged: it is left as it is, and neither packed nor taken away",
+				damage.error, map[string]any{"segment": p.path})
+			err = nil
+		}
+		if failed = append(failed, err); errors.Is(err, syscall.ENOSPC) {
+			break // it would be the same with the next
+		}
+	}
+	// It gives room, too.
+	return errors.Join(append(failed, k.retain())...)
+}
+
+// closed returns the pieces that the writer has done with: those before the one
+// that holds the newest durable record. A newer file than that, which may be in
+// the folder, says nothing: the writer may still remove it and go on with the
+// old one. So which one it is has to be asked before the folder is read.
+func (k *keeper) closed() ([]piece, error) {
+	newest := k.log.newest()
+	_, all, err := survey(k.log.dir)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(all, func(p piece) bool { return p.stem() == newest })
+	return all[:max(i, 0)], nil
+}
+
+// newest is the stem of the segment that holds the newest durable record.
+func (l *Log) newest() string {
+	l.growing.Lock()
+	defer l.growing.Unlock()
+	return l.grown.stem
+}
+
+// keep does what is to be done with a closed piece.
+func (k *keeper) keep(p piece) error {
+	stem := p.stem()
+	switch {
+	case k.bad[stem]:
+		return nil
+	case p.void():
+		return k.drop(p)
+	case p.packed:
+		if k.log.opts.Signer == nil || k.pieces[stem] != nil {
+			return nil
+		}
+		_, err := k.summary(p)
+		return err
+	}
+	if k.log.opts.Signer != nil {
+		// The file of its heads is still written to until one is signed that
+		// counts more records.
+		if s := k.log.signing.Load(); s == nil || s.size <= p.limit {
+			k.waits = true
+			return nil
+		}
+	}
+	return k.pack(p)
+}
+
+// drop removes a piece without records in which there is nothing. One that has
+// something in it stays for the next Open, which keeps a copy and says so:
+// nobody was told that it is in the log, but somebody may have read it there.
+func (k *keeper) drop(p piece) error {
+	info, err := os.Stat(p.path)
+	if err == nil && info.Size() == 0 {
+		err = k.log.opts.disk.Remove(p.path)
+	}
+	if err != nil {
+		return fmt.Errorf("audit: remove an empty segment: %w", err)
+	}
+	return nil
+}
+
+// currentFile is a symbolic link to the segment that is written, for people.
+const currentFile = "current.jsonl"
+
+// point lets current.jsonl point to the newest segment. Nothing depends on it.
+func (k *keeper) point() {
+	newest := k.log.newest()
+	if newest == k.linked || k.ready() != nil {
+		return
+	}
+	disk := k.log.opts.disk
+	path := filepath.Join(k.log.dir, currentFile)
+	disk.Remove(path + tmpEnd)
+	err := disk.Symlink(newest+plainEnd, path+tmpEnd)
+	if err == nil {
+		err = disk.Rename(path+tmpEnd, path)
+	}
+	if err != nil {
+		k.warn("current.jsonl does not point to the newest segment of the audit log", err, map[string]any{"file": path})
+		return
+	}
+	k.linked = newest
+}
+
+// tmpEnd is the end of the name of a file that is not finished.
+const tmpEnd = ".tmp"
+
+// clean removes what a crash left unfinished.
+func (k *keeper) clean() {
+	entries, err := os.ReadDir(k.log.dir)
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), tmpEnd)
+		if !ok || k.ready() != nil {
+			continue
+		}
+		_, _, ours := ofSegment(name)
+		if ours || name == prunedFile || name == currentFile {
+			err = errors.Join(err, k.log.opts.disk.Remove(filepath.Join(k.log.dir, e.Name())))
+		}
+	}
+	if err != nil {
+		k.warn("what a crash left unfinished in the folder of the audit log is not removed", err, nil)
+	}
+}
+
+// ofSegment reports whether a name is that of a segment or of what stands
+// beside one, and where that begins.
+func ofSegment(name string) (first uint64, stem string, ok bool) {
+	plain := name
+	if i := strings.Index(name, ".torn-"); i >= 0 {
+		plain = name[:i]
+	}
+	for _, end := range []string{headsEnd, indexEnd} {
+		if rest, ok := strings.CutSuffix(plain, end); ok {
+			plain = rest + plainEnd
+		}
+	}
+	p, ok := parsePieceName(plain)
+	return p.first, p.stem(), ok
+}
+
+// writeFile makes a file with the content, whole or not at all. Its name is
+// durable once the folder is synced.
+func writeFile(d disk, path string, content []byte) error {
+	f, err := d.OpenFile(path+tmpEnd, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err = f.Write(content); err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = d.Rename(path+tmpEnd, path)
+	}
+	if err != nil {
+		d.Remove(path + tmpEnd)
+	}
+	return err
+}

@@ -1,0 +1,248 @@
+package audit
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"sekisho/audit/tree"
+)
+
+// A segment is packed in these steps, after each of which a crash leaves what
+// is read as before and packed anew: of both forms the plain one counts.
+//
+//	STEM.jsonl.zst.tmp  written, synced, read back and compared
+//	STEM.index          written, synced, renamed into its place
+//	STEM.heads          thinned, in the same way
+//	STEM.jsonl.zst      renamed into its place; the folder is synced
+//	STEM.jsonl          removed; the folder is synced
+//
+// Only the records that count are packed.
+
+// syncEvery is after how many bytes what is packed is synced: all at once it
+// would hold up the records of forwards that begin.
+const syncEvery = 4 << 20
+
+// A damage is what is wrong with a segment that is closed.
+type damage struct{ error }
+
+func (d *damage) Unwrap() error { return d.error }
+
+func (k *keeper) pack(p piece) error {
+	disk := k.log.opts.disk
+	to := p.beside(packedEnd)
+	tmp := to + tmpEnd
+	x, err := k.compress(p, tmp)
+	if err == nil {
+		err = k.compare(p, tmp, x)
+	}
+	if err == nil {
+		err = k.putIndex(p, x)
+	}
+	if err == nil {
+		if err := k.thin(p); err != nil {
+			k.warn("the heads beside a segment of the audit log are not thinned", err, map[string]any{"segment": p.path})
+		}
+		err = k.ready()
+	}
+	if err == nil {
+		err = disk.Rename(tmp, to)
+	}
+	if err != nil {
+		disk.Remove(tmp)
+		return fmt.Errorf("audit: pack %s: %w", p.path, err)
+	}
+	if err = disk.SyncDir(k.log.dir); err == nil {
+		err = k.ready()
+	}
+	if err == nil {
+		err = disk.Remove(p.path)
+	}
+	if err == nil {
+		err = disk.SyncDir(k.log.dir)
+	}
+	if err != nil {
+		return fmt.Errorf("audit: remove %s, which is packed: %w", p.path, err)
+	}
+	return nil
+}
+
+// compress writes the records of p to a file and returns their index.
+func (k *keeper) compress(p piece, path string) (x *Index, err error) {
+	f, err := k.log.opts.disk.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	out := &packer{file: f}
+	z, err := zstd.NewWriter(out, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(mostWindow), zstd.WithEncoderCRC(true))
+	if err != nil {
+		return nil, err
+	}
+	x, err = k.read(p, func(line []byte) error {
+		if _, err := z.Write(line); err != nil {
+			return err
+		}
+		_, err := z.Write([]byte("\n"))
+		return err
+	})
+	if err = errors.Join(err, z.Close()); err == nil {
+		err = f.Sync()
+	}
+	return x, err
+}
+
+// read goes through a closed piece and returns its index. An error is a damage
+// if the piece is not what it should be. fn may be nil.
+func (k *keeper) read(p piece, fn func(line []byte) error) (*Index, error) {
+	in := newIndexer(p.first)
+	e, err := p.scan(func(line []byte, r Record) error {
+		in.add(line, r)
+		if fn != nil {
+			if err := fn(line); err != nil {
+				return err
+			}
+		}
+		return k.pace(len(line) + 1)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := p.whole(e); err != nil {
+		return nil, &damage{err}
+	}
+	return in.done(), nil
+}
+
+// A packer syncs now and then.
+type packer struct {
+	file
+	dirty int
+}
+
+func (w *packer) Write(b []byte) (int, error) {
+	n, err := w.file.Write(b)
+	if w.dirty += n; err == nil && w.dirty >= syncEvery {
+		w.dirty = 0
+		err = w.Sync()
+	}
+	return n, err
+}
+
+// compare reads back what is packed.
+func (k *keeper) compare(p piece, path string, x *Index) error {
+	s, err := piece{path: path, packed: true}.open()
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	lines := lineReader(s)
+	defer readers.Put(lines)
+	got := tree.NewRange(p.first)
+	for {
+		line, err := lines.ReadSlice('\n')
+		if err == io.EOF && len(line) == 0 {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		got.Append(tree.Leaf(line[:len(line)-1]))
+		if err := k.pace(len(line)); err != nil {
+			return err
+		}
+	}
+	is, _ := got.MarshalText()
+	want, _ := x.tree.MarshalText()
+	if !bytes.Equal(is, want) {
+		return errors.New("what was packed is not what was read")
+	}
+	return nil
+}
+
+// putIndex writes the index of a piece, if there is a key to sign it, and
+// remembers it.
+func (k *keeper) putIndex(p piece, x *Index) error {
+	if s := k.log.opts.Signer; s != nil {
+		text, err := x.sign(s)
+		if err != nil {
+			return err
+		}
+		if err := k.ready(); err != nil {
+			return err
+		}
+		if err := writeFile(k.log.opts.disk, p.beside(indexEnd), text); err != nil {
+			return err
+		}
+	}
+	k.remember(p, x)
+	return nil
+}
+
+func (k *keeper) remember(p piece, x *Index) {
+	light := *x
+	light.filter = nil
+	k.pieces[p.stem()] = &light
+}
+
+// summary returns the index of a packed piece without its filter: the one that
+// is known, or that stands beside it, or else one that is made of its records.
+func (k *keeper) summary(p piece) (*Index, error) {
+	if x := k.pieces[p.stem()]; x != nil {
+		return x, nil
+	}
+	if key := k.log.opts.Verifier; key != nil {
+		if x, err := p.index(key); err == nil && x != nil {
+			k.remember(p, x)
+			return k.pieces[p.stem()], nil
+		}
+	}
+	x, err := k.read(p, nil)
+	if err == nil {
+		err = k.putIndex(p, x)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("audit: index %s: %w", p.path, err)
+	}
+	return k.pieces[p.stem()], nil
+}
+
+// thin leaves of the heads beside a piece the last one of each minute.
+func (k *keeper) thin(p piece) error {
+	path := p.beside(headsEnd)
+	all, err := headsOf(path)
+	if err != nil {
+		return err
+	}
+	kept := thinned(all)
+	if len(kept) == len(all) {
+		return nil
+	}
+	var text []byte
+	for _, head := range kept {
+		text = append(append(text, head...), '\n')
+	}
+	if err := k.ready(); err != nil {
+		return err
+	}
+	return writeFile(k.log.opts.disk, path, text)
+}
+
+func thinned(all [][]byte) (kept [][]byte) {
+	var next time.Time // when the one after it was signed
+	for i := len(all) - 1; i >= 0; i-- {
+		h, err := tree.PeekHead(all[i])
+		if err == nil && h.Time.Truncate(time.Minute).Equal(next) {
+			continue
+		}
+		kept, next = append(kept, all[i]), h.Time.Truncate(time.Minute)
+	}
+	slices.Reverse(kept)
+	return kept
+}

@@ -1,0 +1,3 @@
+package audit
+
+func (k *keeper) retain() error { return nil }
