@@ -116,9 +116,9 @@ func (f *follower) round(ctx context.Context) error {
 		var d *damage
 		switch {
 		case errors.As(err, &d) && f.doubt != nil && f.next == before:
-			return fmt.Errorf("audit: %w", d.err)
+			return fmt.Errorf("audit: %w", d.error)
 		case errors.As(err, &d):
-			f.doubt, f.fresh = d.err, false
+			f.doubt, f.fresh = d.error, false
 			f.leave()
 			return nil
 		case err != nil:
@@ -130,11 +130,6 @@ func (f *follower) round(ctx context.Context) error {
 		f.doubt = nil
 	}
 }
-
-// damage is what is wrong with the log, as far as one look can tell.
-type damage struct{ err error }
-
-func (d *damage) Error() string { return d.err.Error() }
 
 // racy is how old the last change of a folder has to be for the next one to be
 // sure to show in its time, whatever the clock of the file system is worth.

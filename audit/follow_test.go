@@ -368,7 +368,7 @@ func FuzzFollow(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		dir, d := t.TempDir(), &testDisk{}
-		opts := Options{Bastion: "b", SegmentSize: 200 + rnd.Int64N(2000), disk: d}
+		opts := Options{Bastion: "b", SegmentSize: 200 + rnd.Int64N(2000), disk: d, still: true}
 		var now atomic.Pointer[Log]
 		start := func() {
 			l, err := Open(dir, opts)
@@ -445,7 +445,7 @@ func whole(t testing.TB, dir, name string) bool {
 	try(t, err)
 	for _, p := range all {
 		if filepath.Base(p.path) == name && !p.void() && p.limit != noLimit {
-			e, err := p.scan(func(Record) error { return nil })
+			e, err := p.scan(func([]byte, Record) error { return nil })
 			return err == nil && e.next == p.limit && e.size == e.end
 		}
 	}

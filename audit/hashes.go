@@ -16,10 +16,10 @@ import (
 // ErrPruned is that of hashes which need records that retention took away.
 var ErrPruned = errors.New("retention has taken away the records that it needs")
 
-// hashes reads nodes of the tree out of the folder of a log. It hashes what it
+// A hashReader reads nodes of the tree out of the folder of a log. It hashes what it
 // needs again, in one pass and with little memory: nothing but the records is
 // kept of a tree, and nobody asks for its nodes often.
-type hashes struct {
+type hashReader struct {
 	dir  string
 	keys []note.Verifier // of indexes that can be used
 }
@@ -36,7 +36,7 @@ func (w *wanted) end() uint64   { return (w.n + 1) << w.level }
 func (w *wanted) missing() bool { return w.Next() < w.end() }
 
 // ReadHashes is that of tlog.HashReader.
-func (h hashes) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
+func (h hashReader) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 	// A segment may be packed or removed between the listing and the reading.
 	for try := 0; ; try++ {
 		got, err := h.read(indexes)
@@ -46,7 +46,7 @@ func (h hashes) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 	}
 }
 
-func (h hashes) read(indexes []int64) ([]tlog.Hash, error) {
+func (h hashReader) read(indexes []int64) ([]tlog.Hash, error) {
 	gone, pieces, err := survey(h.dir)
 	if err != nil {
 		return nil, err
@@ -82,7 +82,7 @@ func (h hashes) read(indexes []int64) ([]tlog.Hash, error) {
 }
 
 // feed lets the nodes grow by the records of a piece.
-func (h hashes) feed(p piece, wants []*wanted) error {
+func (h hashReader) feed(p piece, wants []*wanted) error {
 	var here []*wanted
 	for _, w := range wants {
 		if w.missing() && w.Next() < p.limit && p.first <= w.Next() {

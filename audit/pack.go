@@ -29,11 +29,6 @@ import (
 // would hold up the records of forwards that begin.
 const syncEvery = 4 << 20
 
-// A damage is what is wrong with a segment that is closed.
-type damage struct{ error }
-
-func (d *damage) Unwrap() error { return d.error }
-
 func (k *keeper) pack(p piece) error {
 	disk := k.log.opts.disk
 	to := p.beside(packedEnd)

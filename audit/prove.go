@@ -22,7 +22,7 @@ func NewestHead(dir string, keys ...note.Verifier) (text []byte, h tree.Head, er
 // Prove returns a text that proves the records to whoever has the key of the
 // head (tree.CheckProof). They are in ascending order.
 func Prove(dir string, head []byte, records []tree.Proven, keys ...note.Verifier) ([]byte, error) {
-	text, err := tree.FormatProof(head, records, hashes{dir, keys})
+	text, err := tree.FormatProof(head, records, hashReader{dir, keys})
 	if err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
@@ -34,7 +34,7 @@ func Prove(dir string, head []byte, records []tree.Proven, keys ...note.Verifier
 // (tree.CheckAnswer). If from is 0 he keeps none. It says so itself if
 // retention took away what that would need.
 func Answer(dir string, head []byte, from uint64, keys ...note.Verifier) ([]byte, error) {
-	text, err := tree.FormatAnswer(head, from, hashes{dir, keys})
+	text, err := tree.FormatAnswer(head, from, hashReader{dir, keys})
 	if errors.Is(err, ErrPruned) {
 		var gone tree.Range
 		if gone, err = readPruned(dir); err == nil {

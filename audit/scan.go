@@ -20,6 +20,11 @@ type extent struct {
 	odd  bool   // that line is a record, but not one that belongs there
 }
 
+// A damage is what is wrong with the log, as far as one look can tell.
+type damage struct{ error }
+
+func (d *damage) Unwrap() error { return d.error }
+
 // A reader's buffer holds the longest line, and costs more than a short scan.
 var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, maxLine) }}
 
