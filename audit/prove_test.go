@@ -17,9 +17,9 @@ import (
 func history(t *testing.T, dir string, opts Options) (lines [][]byte, heads [][]byte) {
 	t.Helper()
 	opts.SegmentSize = 700 // some four records
-	for run := range 4 {
+	for run := range 3 {
 		l := open(t, dir, opts)
-		for i := range 7 + run {
+		for i := range 5 + run {
 			mustNote(t, l, fmt.Sprint(run, "/", i))
 		}
 		try(t, l.Close())
