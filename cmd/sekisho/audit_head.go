@@ -28,7 +28,7 @@ grown since then. sekisho audit witness asks for it over SSH, and checks it.`,
 					return usagef("the second line of a head is its size", "%q is not a number of records", args[0])
 				}
 			}
-			log, err := p.find(cmd, nil)
+			log, err := p.findKeyed(cmd, nil)
 			if err != nil {
 				return err
 			}
@@ -44,7 +44,7 @@ grown since then. sekisho audit witness asks for it over SSH, and checks it.`,
 			return err
 		},
 	}
-	p.addFlags(cmd)
+	p.addKeyed(cmd)
 	return cmd
 }
 

@@ -28,69 +28,88 @@ type servedLog struct {
 	book *audit.Log
 }
 
+// addFlags adds the flags that say where the log is.
 func (p *logPlace) addFlags(cmd *cobra.Command) {
 	if p.served != nil {
 		return
 	}
 	p.where.addConfig(cmd)
-	f := cmd.Flags()
-	f.StringVar(&p.log, "log", "", "the `folder` of a log alone, such as a copy on another machine; no settings are read")
-	f.StringArrayVar(&p.keys, "key", nil, "a public log `key`, or a file with one (default: that of the settings); may be given several times")
+	cmd.Flags().StringVar(&p.log, "log", "", "read the log in this `folder`, without any settings: a copy of one, say")
+}
+
+// addKeyed adds the flag that names the public log key, too, for commands that
+// cannot do without it.
+func (p *logPlace) addKeyed(cmd *cobra.Command) {
+	if p.addFlags(cmd); p.served == nil {
+		cmd.Flags().StringArrayVar(&p.keys, "key", nil, "the public log `key`, or a file with it (default: that of the settings); may be given several times")
+	}
 }
 
 // A foundLog is what a logPlace has led to.
 type foundLog struct {
 	dir  string
-	keys []note.Verifier
-	own  bool   // the keys are those that lie beside the log
-	s    *setup // nil if no settings were read
+	keys []note.Verifier // may be none
+	own  bool            // they are what the server itself has, and no more than that
 }
 
-// find finds the log. An argument is the folder of the settings.
+// find finds the log. An argument is the folder of the settings. That there is
+// no key is no error.
 func (p *logPlace) find(cmd *cobra.Command, args []string) (foundLog, error) {
+	log, _, err := p.look(cmd, args)
+	return log, err
+}
+
+// findKeyed is find for a command that needs the public log key.
+func (p *logPlace) findKeyed(cmd *cobra.Command, args []string) (foundLog, error) {
+	log, noKey, err := p.look(cmd, args)
+	switch {
+	case err != nil:
+	case len(p.keys) > 0:
+		log.own = false
+		log.keys, err = readPublicKeys(p.keys)
+	case len(log.keys) == 0 && noKey == nil:
+		err = usagef("give the public log key, which sekisho audit key prints on the server", "--log needs --key")
+	default:
+		err = noKey
+	}
+	return log, err
+}
+
+func (p *logPlace) look(cmd *cobra.Command, args []string) (log foundLog, noKey, err error) {
 	if p.served != nil {
 		if len(args) > 0 {
-			return foundLog{}, usagef("it is the log of this server that is read", "%s takes no folder here: %q", cmd.Name(), args[0])
+			return log, nil, usagef("it is the log of this server that is read", "%s takes no folder here: %q", cmd.Name(), args[0])
 		}
-		return foundLog{dir: p.served.dir, keys: []note.Verifier{p.served.key}, own: true}, nil
+		return foundLog{p.served.dir, []note.Verifier{p.served.key}, true}, nil, nil
 	}
-	var keys []note.Verifier
-	if len(p.keys) > 0 {
-		var err error
-		if keys, err = readPublicKeys(p.keys); err != nil {
-			return foundLog{}, err
+	if cmd.Flags().Changed("log") {
+		switch {
+		case p.log == "":
+			return log, nil, usagef("name the folder, or leave --log away", "the name after --log is empty")
+		case len(args) > 0:
+			return log, nil, usagef("give one of the two", "the folder %s and --log %s name two places", args[0], p.log)
+		case p.where.config != "":
+			return log, nil, usagef("give one of the two", "--config %s and --log %s name two places", p.where.config, p.log)
 		}
-	}
-	if p.log != "" || cmd.Flags().Changed("log") {
-		if len(args) > 0 || p.where.config != "" {
-			return foundLog{}, usagef("give one of the two", "--log %s and the settings name two places", p.log)
-		}
-		return foundLog{dir: p.log, keys: keys}, isLog(p.log, "")
+		return foundLog{dir: p.log}, nil, isLog(p.log, "")
 	}
 	config, err := p.where.findConfig(cmd, args)
 	if err != nil {
-		return foundLog{}, err
+		return log, nil, err
 	}
 	s, problems := loadSettings(config, nil, os.Environ())
 	if problems.Err() != nil {
-		return foundLog{}, &badFiles{problems}
+		return log, nil, &badFiles{problems}
 	}
-	found := foundLog{dir: s.path(s.settings.Audit.Dir), keys: keys, s: s}
-	if err := isLog(found.dir, config); err != nil {
-		return found, err
-	}
-	if len(keys) == 0 {
-		text, err := s.publicLogKey()
-		if err != nil {
-			return found, err
+	log = foundLog{dir: s.path(s.settings.Audit.Dir), own: true}
+	text, noKey := s.publicLogKey()
+	if noKey == nil {
+		var key note.Verifier
+		if key, noKey = note.NewVerifier(text); noKey == nil {
+			log.keys = []note.Verifier{key}
 		}
-		key, err := note.NewVerifier(text)
-		if err != nil {
-			return found, failf("", "the public log key: %w", err)
-		}
-		found.keys, found.own = []note.Verifier{key}, true
 	}
-	return found, nil
+	return log, noKey, isLog(log.dir, config)
 }
 
 // isLog makes sure that a log can be in the folder.
@@ -101,8 +120,6 @@ func isLog(dir, config string) error {
 	}
 	info, err := os.Stat(dir)
 	switch {
-	case dir == "":
-		return failf(hint, "the name of the folder is empty")
 	case os.IsPermission(err):
 		return failf("the log is for the user who serves alone: sudo sekisho …", "%w", err)
 	case err != nil:

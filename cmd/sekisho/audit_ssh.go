@@ -35,5 +35,8 @@ func (svc *service) auditOverSSH(ctx context.Context, words []string, stdout, st
 // auditReaders are the commands that only read the log: what an auditor can
 // have over SSH.
 func auditReaders(std stdio, served *servedLog) []*cobra.Command {
-	return []*cobra.Command{newAuditHead(std, served)}
+	return []*cobra.Command{
+		newAuditTail(std, served), newAuditSearch(std, served), newAuditShow(std, served), newAuditReport(std, served),
+		newAuditHead(std, served),
+	}
 }

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"errors"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sekisho/audit/query"
+)
+
+func newAuditShow(std stdio, served *servedLog) *cobra.Command {
+	p := logPlace{served: served}
+	var utc, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "show ID [DIR]",
+		Short: "Tell the story of a forward or a connection",
+		Long: `Show tells in order and in words what the log has of one forward, f…, or of one
+connection with all of its forwards, c…: the login, the policy and the grant, the
+addresses that were tried, and the end. The id is in every sentence by which a
+client was refused.
+
+` + damageHelp,
+		Example: `  sekisho audit show f5kq2mzx7c3w4n6p`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 || args[0] == "" {
+				return usagef("see sekisho audit show --help", "show takes the id of a forward or a connection")
+			}
+			return atMostOne(cmd, args[1:])
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id := args[0]
+			if id[0] != 'f' && id[0] != 'c' {
+				return usagef("that of a forward begins with f, that of a connection with c", "%q is no id", id)
+			}
+			log, err := p.find(cmd, args[1:])
+			if err != nil {
+				return err
+			}
+			l := newLooking(std, log)
+			story, err := query.Show(cmd.Context(), log.dir, id, l.options())
+			if errors.Is(err, query.ErrNothing) {
+				l.clear()
+				return failf("retention may have taken it away; sekisho audit search finds others", "nothing in the log is of %s", id)
+			}
+			if story == nil {
+				return l.end(err)
+			}
+			l.clear()
+			zone := time.Local
+			if utc {
+				zone = time.UTC
+			}
+			write := func() error { return story.WriteText(std.out, zone) }
+			if asJSON {
+				write = func() error { return story.WriteJSON(std.out) }
+			}
+			if failed := write(); failed != nil {
+				return failed
+			}
+			return l.end(err)
+		},
+	}
+	fl := cmd.Flags()
+	fl.BoolVar(&utc, "utc", false, "print times in UTC")
+	fl.BoolVar(&asJSON, "json", false, "print the records as they stand in the log")
+	p.addFlags(cmd)
+	return cmd
+}
