@@ -98,6 +98,8 @@ func NewReport(ctx context.Context, dir string, q Query, opts Options) (*Report,
 	return s.finish(), err
 }
 
+const asked = "request " // before what was requested and is no target
+
 type pair struct{ user, target string }
 
 type deniedKey struct{ user, what, reason string }
@@ -126,7 +128,7 @@ func (s *summing) see(r *audit.Record) error {
 	case audit.ForwardDeny:
 		s.deny(r, hostPort(audit.Endpoint{Host: normalHost(r.Target.Host), Port: r.Target.Port}))
 	case audit.RequestDeny:
-		s.deny(r, "request "+r.Request)
+		s.deny(r, asked+r.Request)
 	case audit.AuthFail:
 		s.fail(r)
 	default:

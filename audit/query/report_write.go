@@ -46,7 +46,7 @@ func (r *Report) WriteText(w io.Writer, zone *time.Location) error {
 	rows := [][]string{{"TIMES", "WHO", "WHAT", "REASON", "FIRST", "LAST"}}
 	for i, d := range r.Denials {
 		times += d.Count
-		who, what := word(d.User), Printable(d.What)
+		who, what := word(d.User), d.what()
 		if d.Others {
 			who, what = "(others)", "-"
 		}
@@ -102,6 +102,14 @@ func (r *Report) WriteText(w io.Writer, zone *time.Location) error {
 	}
 	_, err := w.Write(b.Bytes())
 	return err
+}
+
+// what names a target, or a request.
+func (d *Denial) what() string {
+	if request, ok := strings.CutPrefix(d.What, asked); ok {
+		return asked + word(request)
+	}
+	return word(d.What)
 }
 
 func isAre(n uint64) string {
