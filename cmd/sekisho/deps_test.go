@@ -21,6 +21,7 @@ func TestImports(t *testing.T) {
 		"sekisho/audit/tree":       {},
 		"sekisho/audit/query":      {"sekisho/audit"},
 		"sekisho/audit/audittest":  {"sekisho/audit"},
+		"sekisho/audit/ship":       {"sekisho/audit"},
 		"sekisho/hostsfile":        {},
 		"sekisho/authz/strictyaml": {},
 		"sekisho/authz/authkeys":   {"sekisho/authz/strictyaml"},
@@ -30,12 +31,12 @@ func TestImports(t *testing.T) {
 		"sekisho/bastion":          {"sekisho/audit", "sekisho/authz"},
 		"sekisho/bastion/admin":    {},
 		"sekisho/cmd/sekisho": {
-			"sekisho/audit", "sekisho/audit/query", "sekisho/audit/tree", "sekisho/authz", "sekisho/authz/authkeys", "sekisho/authz/krl", "sekisho/authz/policyedit", "sekisho/authz/strictyaml",
+			"sekisho/audit", "sekisho/audit/query", "sekisho/audit/ship", "sekisho/audit/tree", "sekisho/authz", "sekisho/authz/authkeys", "sekisho/authz/krl", "sekisho/authz/policyedit", "sekisho/authz/strictyaml",
 			"sekisho/bastion", "sekisho/bastion/admin", "sekisho/hostsfile",
 		},
 	}
 	leaves := []string{
-		"sekisho/audit", "sekisho/audit/tree", "sekisho/audit/query", "sekisho/audit/audittest", "sekisho/hostsfile", "sekisho/bastion/admin", "sekisho/authz/strictyaml", "sekisho/authz/authkeys", "sekisho/authz/krl", "sekisho/authz/policyedit", "sekisho/authz",
+		"sekisho/audit", "sekisho/audit/tree", "sekisho/audit/query", "sekisho/audit/ship", "sekisho/audit/audittest", "sekisho/hostsfile", "sekisho/bastion/admin", "sekisho/authz/strictyaml", "sekisho/authz/authkeys", "sekisho/authz/krl", "sekisho/authz/policyedit", "sekisho/authz",
 	}
 	servers := []string{"github.com/sirupsen/logrus", "github.com/spf13/", "github.com/gliderlabs/"}
 	seen := 0

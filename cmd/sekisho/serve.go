@@ -20,6 +20,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"sekisho/audit"
+	"sekisho/audit/ship"
 	"sekisho/authz/strictyaml"
 	"sekisho/bastion"
 	"sekisho/bastion/admin"
@@ -119,6 +120,7 @@ type service struct {
 	setup     *setup
 	log       *logrus.Logger
 	book      *audit.Log
+	sink      *ship.Sink // nil: the log is sent nowhere
 	server    *bastion.Server
 	listeners []net.Listener
 	admin     *admin.Server
@@ -228,6 +230,9 @@ func (svc *service) open() error {
 		if err := svc.record(rec); err != nil {
 			return err
 		}
+	}
+	if err := svc.ship(); err != nil {
+		return err
 	}
 	svc.announce()
 	return nil
@@ -348,6 +353,7 @@ func (svc *service) stop(cause error, serving *sync.WaitGroup) error {
 	err := endLog(svc.log, recordTime, func() error {
 		return svc.record(audit.Record{Type: audit.ServerStop, Reason: "stopped", Detail: detail})
 	}, svc.book.Close)
+	svc.deliver()
 	svc.log.WithField("forwards_ended", cut).Info("stopped")
 	return err
 }

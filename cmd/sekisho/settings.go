@@ -53,6 +53,7 @@ type AuditSettings struct {
 	RetainSize  int64
 	Progress    time.Duration
 	OnFailure   string // keep or close
+	Syslog      SyslogSettings
 }
 
 // PenaltySettings are those of sources that misbehave.
@@ -75,6 +76,7 @@ func defaultSettings() Settings {
 		Audit: AuditSettings{
 			Dir: "audit", Key: "log_key", SegmentSize: 256 << 20, SegmentAge: 24 * time.Hour,
 			Progress: 5 * time.Minute, OnFailure: "keep",
+			Syslog: SyslogSettings{Facility: 13}, // log audit
 		},
 		Limits: bastion.DefaultLimits(),
 		Penalties: PenaltySettings{
@@ -159,7 +161,7 @@ var settings = slices.Concat([]setting{
 	waitOrOff("idle_connection", func(l *bastion.Limits) *time.Duration { return &l.IdleConnection }),
 	waitOrOff("half_closed", func(l *bastion.Limits) *time.Duration { return &l.HalfClosed }),
 	waitOrOff("drain_timeout", func(l *bastion.Limits) *time.Duration { return &l.DrainTimeout }),
-}, reservedSettings)
+}, syslogSettings, reservedSettings)
 
 func count(name string, field func(*bastion.Limits) *int) setting {
 	return atMost(name, math.MaxInt, field)
@@ -485,20 +487,26 @@ func readSettings(file string, content []byte, environ []string, given flags) (S
 // given elsewhere.
 func judge(root *strictyaml.Node, s *Settings, elsewhere func(key string) bool) {
 	leaves := map[string][]string{} // by section, "" being the top
-	for _, k := range settings {
-		section, leaf, nested := strings.Cut(k.key, ".")
-		if !nested {
-			section, leaf = "", k.key
-		} else if !slices.Contains(leaves[""], section) {
-			leaves[""] = append(leaves[""], section)
+	var sections []string           // those that are in one before those in them
+	var enter func(key string)
+	enter = func(key string) {
+		section, leaf := inSection(key)
+		if slices.Contains(leaves[section], leaf) {
+			return
+		}
+		if section != "" && leaves[section] == nil {
+			enter(section)
+			sections = append(sections, section)
 		}
 		leaves[section] = append(leaves[section], leaf)
 	}
+	for _, k := range settings {
+		enter(k.key)
+	}
 	maps := map[string]strictyaml.Map{"": root.Map(leaves[""]...)}
-	for section := range leaves {
-		if section != "" {
-			maps[section] = maps[""].Get(section).Map(leaves[section]...)
-		}
+	for _, key := range sections {
+		section, leaf := inSection(key)
+		maps[key] = maps[section].Get(leaf).Map(leaves[key]...)
 	}
 	for _, required := range []string{"version", "networks"} {
 		if !elsewhere(required) {
@@ -506,14 +514,17 @@ func judge(root *strictyaml.Node, s *Settings, elsewhere func(key string) bool) 
 		}
 	}
 	for _, k := range settings {
-		section, leaf, nested := strings.Cut(k.key, ".")
-		if !nested {
-			section, leaf = "", k.key
-		}
+		section, leaf := inSection(k.key)
 		if n := maps[section].Get(leaf); n != nil {
 			k.read(n, s)
 		}
 	}
+}
+
+// inSection parts a key from the section that it is in, "" being the top.
+func inSection(key string) (section, leaf string) {
+	i := strings.LastIndexByte(key, '.')
+	return key[:max(i, 0)], key[i+1:]
 }
 
 // judgeOne reads a value that a variable or flag gives, as the file's would be.

@@ -29,7 +29,8 @@ watch: false
 authorized_keys_dir: ""
 revoked_keys: []
 locks: locks.yaml
-audit: {dir: audit, key: log_key, segment_size: 256MiB, segment_age: 24h, retain_age: 0s, retain_size: 0, progress: 5m, on_failure: keep}
+audit: {dir: audit, key: log_key, segment_size: 256MiB, segment_age: 24h, retain_age: 0s, retain_size: 0, progress: 5m, on_failure: keep,
+  syslog: {address: "", ca: "", cert: "", key: "", facility: 13, cursor: ""}}
 admin: {socket: run/sekisho.sock}
 metrics: {listen: ""}
 limits:
@@ -78,7 +79,8 @@ hosts: ../hosts
 networks: [10.0.0.0/16, "fd00::/64", 127.0.0.1/32]
 dns: {zones: [corp.example, example.net]}
 watch: true
-audit: {dir: /var/log/sekisho, key: /etc/log.key, segment_size: 1GiB, segment_age: 1h30m, progress: 0s, on_failure: close}
+audit: {dir: /var/log/sekisho, key: /etc/log.key, segment_size: 1GiB, segment_age: 1h30m, progress: 0s, on_failure: close,
+  syslog: {address: "tls://siem.example:6514", ca: ca.pem, facility: 16}}
 limits: {login_grace: 5s, max_auth_tries: 1, keepalive_interval: 0s, idle_forward: 8h, drain_timeout: 0s}
 `
 	want := defaultSettings()
@@ -91,6 +93,7 @@ limits: {login_grace: 5s, max_auth_tries: 1, keepalive_interval: 0s, idle_forwar
 	want.Watch = true
 	want.Audit.Dir, want.Audit.Key, want.Audit.SegmentSize, want.Audit.SegmentAge = "/var/log/sekisho", "/etc/log.key", 1<<30, 90*time.Minute
 	want.Audit.Progress, want.Audit.OnFailure = 0, "close"
+	want.Audit.Syslog.Address, want.Audit.Syslog.CA, want.Audit.Syslog.Facility = "tls://siem.example:6514", "ca.pem", 16
 	want.Limits.LoginGrace, want.Limits.MaxAuthTries = 5*time.Second, 1
 	want.Limits.KeepaliveInterval, want.Limits.IdleForward, want.Limits.DrainTimeout = 0, 8*time.Hour, 0
 	got, problems := readSettings("sekisho.yaml", []byte(content), nil, nil)
@@ -120,6 +123,10 @@ func TestSettingsProblems(t *testing.T) {
 		{"size too small", "audit: {segment_size: 0}", "3:23: a segment of 0 bytes is too small; write at least 64KiB"},
 		{"segments without an age", "audit: {segment_age: 0s}", "3:22: a time of 0s leaves no time at all"},
 		{"other word", "audit: {on_failure: stop}", "3:21: on_failure wants one of keep, close"},
+		{"receiver without a scheme", "audit: {syslog: {address: siem:514}}", `3:27: "siem:514" is not the address of a syslog receiver: it begins with none of tcp://, tls:// and unix:; write "tls://siem.example:6514"`},
+		{"facility that there is not", "audit: {syslog: {facility: 24}}", "3:28: facility wants a whole number from 0 to 23, not 24"},
+		{"misspelt key of a section within one", "audit: {syslog: {adress: x}}", `3:18: unknown key "adress"; did you mean "address"?`},
+		{"section within one that is no mapping", "audit: {syslog: siem}", "3:17: syslog wants a mapping (key: value)"},
 		{"more tries than the library takes", "limits: {max_auth_tries: 128}", "3:26: max_auth_tries wants a whole number from 1 to 100, not 128"},
 		{"limit of none", "limits: {max_forwards: 0}", "3:24: max_forwards wants a whole number of at least 1, not 0"},
 		{"negative limit", "limits: {max_startups: -5}", "3:24: max_startups wants a whole number of at least 1, not -5"},

@@ -55,6 +55,7 @@ func load(config string, given flags, environ []string) (*setup, strictyaml.Prob
 	s.hosts, found = openHosts(s.path(s.settings.Hosts))
 	problems = append(problems, found...)
 
+	problems = append(problems, s.checkSyslog()...)
 	problems = append(problems, s.checkModes()...)
 	problems.Sort()
 	return s, problems
@@ -88,6 +89,7 @@ func (s *setup) checkModes() strictyaml.Problems {
 		m.secret(path)
 	}
 	m.secret(s.logKeyPath())
+	s.syslogModes(m)
 	m.audit(auditDir)
 	return m.problems
 }
