@@ -1,5 +1,6 @@
 #!/bin/sh
-# The tests run against real peers: OpenSSH on both ends, MariaDB, rsync, curl.
+# The tests run against real peers: OpenSSH on both ends, MariaDB, rsync, curl,
+# rsyslog.
 # This script makes sure that they are here. As root on a Debian it installs
 # what is missing; elsewhere it fails with the line to type.
 #
@@ -9,14 +10,16 @@ set -eu
 
 PATH="$PATH:/usr/sbin:/sbin"
 
-packages="openssh-server openssh-client mariadb-server mariadb-client rsync netcat-openbsd iproute2 curl gcc libc6-dev"
+packages="openssh-server openssh-client mariadb-server mariadb-client rsync netcat-openbsd iproute2 curl gcc libc6-dev rsyslog rsyslog-openssl"
 
 missing() {
-	for program in ssh scp sftp ssh-keygen ssh-agent ssh-add sshd mariadbd mariadb mariadb-install-db rsync nc ip curl gcc; do
+	for program in ssh scp sftp ssh-keygen ssh-agent ssh-add sshd mariadbd mariadb mariadb-install-db rsync nc ip curl gcc rsyslogd; do
 		command -v "$program" >/dev/null 2>&1 || printf ' %s' "$program"
 	done
 	[ -x /usr/lib/openssh/sftp-server ] || [ -x /usr/libexec/openssh/sftp-server ] ||
 		[ -x /usr/libexec/sftp-server ] || [ -x /usr/lib/ssh/sftp-server ] || printf ' sftp-server'
+	# The module has a folder that differs by machine.
+	find /usr/lib /usr/lib64 -name lmnsd_ossl.so 2>/dev/null | grep -q . || printf ' rsyslog-openssl'
 	# The traditional and the GNU nc have no -N, which half-closes at the end of the input.
 	if command -v nc >/dev/null 2>&1 && ! nc -h 2>&1 | grep -q -- '-N'; then
 		printf ' netcat-openbsd'
