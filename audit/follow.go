@@ -25,6 +25,10 @@ type FollowOptions struct {
 	Wake <-chan struct{} // what is received here makes it look at once; may be nil
 }
 
+// ErrDamaged is wrapped by an error of Follow when what is in the folder is not
+// a log, or not all of one, and reading it again will not help.
+var ErrDamaged = errors.New("the log is damaged")
+
 // A GoneError tells that records are asked for that retention has taken away.
 type GoneError struct {
 	From  uint64 // what was asked for
@@ -51,8 +55,8 @@ func (e *GoneError) Error() string {
 // Follow goes on over new segments and runs, and segments that are packed
 // meanwhile. If records are not there any more that retention has taken away,
 // the error is a [*GoneError]. A folder that goes away or is replaced ends it,
-// as does damage: a line that is no record or not the next one, if it is still
-// there at the look after. A last line that is not finished is waited for.
+// as does damage, an error that wraps [ErrDamaged]: a line that is no record or
+// not the next one, if it is still there at the look after. A last line that is not finished is waited for.
 func Follow(ctx context.Context, dir string, from uint64, opts FollowOptions, fn func(line []byte, rec Record) error) error {
 	if opts.Poll <= 0 {
 		opts.Poll = 200 * time.Millisecond
@@ -116,7 +120,7 @@ func (f *follower) round(ctx context.Context) error {
 		var d *damage
 		switch {
 		case errors.As(err, &d) && f.doubt != nil && f.next == before:
-			return fmt.Errorf("audit: %w", d.error)
+			return fmt.Errorf("audit: %w: %w", ErrDamaged, d.error)
 		case errors.As(err, &d):
 			f.doubt, f.fresh = d.error, false
 			f.leave()
@@ -302,10 +306,13 @@ func (a *place) line() ([]byte, error) {
 	case err == io.EOF:
 		return nil, &damage{fmt.Errorf("%s: the last line does not end", a.path)}
 	}
-	return nil, a.bad(err)
+	if err == bufio.ErrBufferFull {
+		return nil, a.bad(errors.New("the line is longer than any record"))
+	}
+	return nil, fmt.Errorf("audit: read a segment: %w", err)
 }
 
-// bad tells which record could not be read.
+// bad tells which record is not there.
 func (a *place) bad(err error) error {
 	return &damage{fmt.Errorf("%s: at byte %d, where record %d should be: %w", a.path, a.end, a.next, err)}
 }

@@ -351,7 +351,7 @@ func TestFollowTellsDamage(t *testing.T) {
 				try(t, os.WriteFile(path, []byte(strings.Join(harm(lines), "\n")+"\n"), 0o600))
 				f := follow(t, dir, from, FollowOptions{Durable: func() uint64 { return 3 }})
 				until(t, func() bool { return f.ended() != nil })
-				if err := f.ended().Error(); !strings.Contains(err, path) || !strings.Contains(err, "record ") {
+				if err := f.ended(); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "record ") {
 					t.Error(err)
 				}
 			})

@@ -143,7 +143,10 @@ func (s *Sink) Close(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.cancel()
-	<-s.done
+	select {
+	case <-s.done:
+	case <-time.After(time.Second): // a disk may hang
+	}
 	if n := s.Stats().Behind; n > 0 {
 		return fmt.Errorf("ship: %d records are not sent yet, and are when the server runs again", n)
 	}
@@ -389,7 +392,7 @@ func (s *Sink) feed(ctx context.Context, c *conn) error {
 		if failures++; failures == 1 || failures%60 == 0 {
 			s.tell(Event{What: Unreadable, Err: err})
 		}
-		if failures >= 3 {
+		if failures >= 3 && errors.Is(err, audit.ErrDamaged) {
 			if first, ok := s.after(next); ok {
 				s.miss(c, first, err)
 				continue
@@ -437,6 +440,7 @@ func (s *Sink) take(c *conn, line []byte, rec audit.Record) error {
 		s.waits(rec)
 	}
 	s.taken.at = cursor{Next: rec.Seq + 1, Last: hash(line)}
+	whole := line
 	if len(line) > mostBytes-1024 { // the rest of the message is far shorter
 		line = s.short(line, rec)
 	}
@@ -445,7 +449,7 @@ func (s *Sink) take(c *conn, line []byte, rec audit.Record) error {
 	case c.format == local:
 		err := s.flush(c)
 		if errors.Is(err, syscall.EMSGSIZE) {
-			s.buf = c.format.appendMessage(s.buf[:0], s.opts.Facility, s.short(line, rec), rec)
+			s.buf = c.format.appendMessage(s.buf[:0], s.opts.Facility, s.short(whole, rec), rec)
 			err = s.flush(c)
 		}
 		if errors.Is(err, syscall.EMSGSIZE) { // nothing that this socket takes can be made of it
