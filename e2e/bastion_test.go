@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"os"
@@ -375,10 +376,14 @@ func readBook(dir string) (all []audit.Record, err error) {
 // text is the log as it stands on the disk.
 func (b *bastion) text() string {
 	var text strings.Builder
-	names, _ := filepath.Glob(filepath.Join(b.auditAt, "*.jsonl"))
-	for _, name := range names {
-		content, _ := os.ReadFile(name)
-		text.Write(content)
+	segments, _ := audit.Segments(b.auditAt)
+	for _, s := range segments {
+		r, err := s.Open()
+		if err != nil { // it was packed in this moment
+			return b.text()
+		}
+		io.Copy(&text, r)
+		r.Close()
 	}
 	return text.String()
 }
