@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"sekisho/audit/query"
 )
@@ -71,14 +70,10 @@ func (f *filters) zone() *time.Location {
 // parse makes a query of what the flags say.
 func (f *filters) parse(cmd *cobra.Command, now time.Time) (query.Query, error) {
 	q := f.Query
-	empty := ""
-	cmd.Flags().Visit(func(fl *pflag.Flag) {
-		if fl.Value.Type() == "string" && fl.Value.String() == "" { // a variable of a script that is not set, most likely
-			empty = fl.Name
+	for name, value := range map[string]string{"since": f.since, "until": f.until, "on": f.on, "bytes": f.bytes, "duration": f.duration} {
+		if value == "" && cmd.Flags().Changed(name) { // a variable of a script that is not set, most likely
+			return q, usagef("leave --"+name+" away for no condition", "the value of --%s is empty", name)
 		}
-	})
-	if empty != "" {
-		return q, usagef("leave --"+empty+" away for no condition", "the value of --%s is empty", empty)
 	}
 	now = now.In(f.zone())
 	var err error
