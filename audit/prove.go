@@ -29,6 +29,37 @@ func Prove(dir string, head []byte, records []tree.Proven, keys ...note.Verifier
 	return text, nil
 }
 
+// ReadRecord calls fn with the record that has the number, if it is in the log.
+// The line is overwritten after the call.
+func ReadRecord(dir string, seq uint64, fn func(line []byte, rec Record) error) error {
+	_, pieces, err := survey(dir)
+	if err != nil {
+		return err
+	}
+	for _, p := range pieces {
+		if seq < p.first || seq >= p.limit {
+			continue
+		}
+		return p.lines(func(n uint64, line []byte) error {
+			if n < seq {
+				return nil
+			}
+			rec, err := ParseRecord(line)
+			if err == nil && rec.Seq != seq {
+				err = fmt.Errorf("it is record %d", rec.Seq)
+			}
+			if err != nil {
+				return fmt.Errorf("audit: %s: record %d: %w", p.path, seq, err)
+			}
+			if err := fn(line, rec); err != nil {
+				return err
+			}
+			return errStop
+		})
+	}
+	return nil
+}
+
 // Answer returns a text that proves to whoever keeps an older head, of from
 // records, that the log of the head given begins with the same ones
 // (tree.CheckAnswer). If from is 0 he keeps none. It says so itself if

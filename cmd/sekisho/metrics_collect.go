@@ -38,6 +38,10 @@ var (
 	descLogOutages  = desc("audit_outages_total", "How often the audit log came to be one that cannot be written.")
 	descLogDurable  = desc("audit_last_durable_time_seconds", "When a record last came to be on stable storage, in seconds since 1970.")
 	descLogFsync    = desc("audit_fsync_seconds", "How long a write to the audit log with its fsync took.")
+	descSyslogUp    = desc("audit_syslog_connected", "1 if the syslog receiver is connected, else 0.")
+	descSyslogNext  = desc("audit_syslog_next_seq", "The number of the next record that the syslog receiver is to get.")
+	descSyslogLag   = desc("audit_syslog_lag_seconds", "How long ago that record was made; 0 if none is to be sent.")
+	descSyslogLost  = desc("audit_syslog_missed_total", "Records that retention took before the syslog receiver could have them.")
 )
 
 // Describe tells of all metrics that there can be.
@@ -45,6 +49,7 @@ func (*collector) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descInfo, descStarted, descConns, descConnsTotal, descConnRefused, descLogins, descForwards, descEnds, descBytes, descDial,
 		descLimit, descLimitUsed, descPolicyTime, descReload, descLogNext, descLogSigned, descLogOK, descLogOutages, descLogDurable, descLogFsync,
+		descSyslogUp, descSyslogNext, descSyslogLag, descSyslogLost,
 	} {
 		to <- d
 	}
@@ -106,6 +111,12 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	count(descLogOutages, book.Outages)
 	gauge(descLogDurable, seconds(book.Durable))
 	timing(descLogFsync, book.Fsync)
+	if s := svc.syslogNow(); s != nil {
+		gauge(descSyslogUp, bit(!s.Connected.IsZero()))
+		gauge(descSyslogNext, float64(s.Next))
+		gauge(descSyslogLag, s.Lag)
+		count(descSyslogLost, s.Missed)
+	}
 }
 
 func seconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }

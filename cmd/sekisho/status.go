@@ -89,7 +89,8 @@ type status struct {
 	Forwards    int                `json:"forwards"`
 	NearLimit   []bastion.LimitUse `json:"near_limit"`
 
-	Log logStatus `json:"log"`
+	Log    logStatus     `json:"log"`
+	Syslog *syslogStatus `json:"syslog,omitempty"` // nil: the log is sent nowhere
 }
 
 // near reports whether a limit is at its edge.
@@ -128,10 +129,12 @@ func (svc *service) status(ctx context.Context) *status {
 			st.NearLimit = append(st.NearLimit, use)
 		}
 	}
-	st.Log = svc.logStatusNow(ctx)
+	st.Log, st.Syslog = svc.logStatusNow(ctx), svc.syslogNow()
 
-	if trouble := st.Log.trouble(); trouble != "" {
-		st.Problems = append(st.Problems, trouble)
+	for _, trouble := range []string{st.Log.trouble(), st.Syslog.trouble()} {
+		if trouble != "" {
+			st.Problems = append(st.Problems, trouble)
+		}
 	}
 	for _, f := range st.Reload.Failed {
 		st.Problems = append(st.Problems, fmt.Sprintf("what was to be taken over at %s (%s) was refused: %s", when(f.At), f.By, f.Error))
@@ -181,6 +184,7 @@ func (st *status) write(w io.Writer) error {
 		add("near limit", line)
 	}
 	t = append(t, st.Log.rows()...)
+	t = append(t, st.Syslog.rows()...)
 	b := bufio.NewWriter(w)
 	t.write(b)
 	return b.Flush()
