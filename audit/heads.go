@@ -26,17 +26,23 @@ const headsEnd = ".heads"
 // A growth is the tree over all that is durable, as the writer lets it grow.
 type growth struct {
 	tree tree.Range
-	stem string // of the segment that the last record is in
+	stem string     // of the segment that the last record is in
+	part tree.Range // the part of the tree over the records of that segment
+
+	named map[string]uint64 // see Log.tell
 }
 
 // grow adds the leaves of a batch that is durable.
 func (l *Log) grow(stem string) {
 	l.growing.Lock()
+	rotated := l.grown.stem != stem
+	if rotated {
+		l.grown.stem, l.grown.part = stem, tree.NewRange(l.grown.tree.Next())
+	}
 	for _, leaf := range l.leaves {
 		l.grown.tree.Append(leaf)
+		l.grown.part.Append(leaf)
 	}
-	rotated := l.grown.stem != stem
-	l.grown.stem = stem
 	l.growing.Unlock()
 	if rotated {
 		select {

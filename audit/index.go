@@ -176,7 +176,7 @@ func (i *indexer) done() *Index {
 
 // failsLogin reports whether records of the type tell of logins that failed,
 // of which a stranger can make many.
-func (t Type) failsLogin() bool { return t == AuthFail || t == "auth.flood" }
+func (t Type) failsLogin() bool { return t == AuthFail || t == AuthFlood }
 
 // A filter is a Bloom filter over pairs of field and value. It never denies
 // what is in it. Its length is a power of two, so that half of it laid over the
@@ -184,10 +184,10 @@ func (t Type) failsLogin() bool { return t == AuthFail || t == "auth.flood" }
 type filter []byte
 
 const (
-	minFilter = 64
-	maxFilter = 512 << 10 // for 400,000 entries; of more it says yes too often
-	hashes    = 7         // a false yes in 100 at 10 bits an entry
-	entryBits = 10
+	minFilter    = 64
+	maxFilter    = 512 << 10 // for 400,000 entries; of more it says yes too often
+	filterHashes = 7         // a false yes in 100 at 10 bits an entry
+	entryBits    = 10
 )
 
 // places yields the bits of a pair, counted without end: modulo the length
@@ -197,7 +197,7 @@ func places(field, value string) func(yield func(uint64) bool) {
 	sum := sha256.Sum256(append(append(append(room[:0], field...), 0), value...))
 	a, b := binary.BigEndian.Uint64(sum[:]), binary.BigEndian.Uint64(sum[8:])|1
 	return func(yield func(uint64) bool) {
-		for range hashes {
+		for range filterHashes {
 			if !yield(a) {
 				return
 			}
@@ -231,7 +231,7 @@ func (f filter) fold() filter {
 	for _, b := range f {
 		ones += bits.OnesCount8(b)
 	}
-	need := ones / hashes * entryBits / 8
+	need := ones / filterHashes * entryBits / 8
 	for len(f)/2 >= max(need, minFilter) {
 		half := len(f) / 2
 		for i, b := range f[half:] {

@@ -104,9 +104,11 @@ type Log struct {
 // A waiter is a record on its way from Append to the writer. Both try to take
 // it; the writer to write it, Append to withdraw it.
 type waiter struct {
-	body  []byte
-	taken atomic.Bool
-	done  chan error
+	body    []byte
+	kind    Type
+	forward string
+	taken   atomic.Bool
+	done    chan error
 }
 
 func (w *waiter) take() bool { return w.taken.CompareAndSwap(false, true) }
@@ -138,6 +140,14 @@ func (l *Log) Durable() uint64 { return l.durable.Load() }
 // While the folder or its lock file is gone, or another is in its place, Append
 // fails and nothing is written.
 func (l *Log) Append(ctx context.Context, rec Record) error {
+	err := l.enqueue(ctx, rec)
+	if err != nil && rec.Type.Ends() {
+		l.untell(rec.Forward)
+	}
+	return err
+}
+
+func (l *Log) enqueue(ctx context.Context, rec Record) error {
 	if ctx.Err() != nil {
 		return ended(ctx)
 	}
@@ -149,7 +159,7 @@ func (l *Log) Append(ctx context.Context, rec Record) error {
 
 	// Encoded here, not by the writer: in parallel, and before the caller can
 	// change what the slices of rec hold.
-	w := &waiter{body: rec.appendBody(make([]byte, 0, 512)), done: make(chan error, 1)}
+	w := &waiter{body: rec.appendBody(make([]byte, 0, 512)), kind: rec.Type, forward: rec.Forward, done: make(chan error, 1)}
 	select {
 	case l.queue <- w:
 	case <-ctx.Done():
@@ -234,7 +244,9 @@ func (l *Log) write() {
 				break
 			}
 		}
+		first := l.next
 		err := l.measured(len(batch))
+		l.tell(batch, first, err)
 		for i, w := range batch {
 			w.done <- err
 			batch[i] = nil
@@ -448,6 +460,7 @@ func newLog(dir string, opts Options, lock *lock) *Log {
 		rotated:  make(chan struct{}, 1),
 		unsigned: make(chan struct{}, 1),
 	}
+	l.grown.named = map[string]uint64{}
 	l.life, l.keeping = context.WithCancel(context.Background())
 	l.close = sync.OnceValue(l.shut)
 	return l

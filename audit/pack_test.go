@@ -268,7 +268,10 @@ func TestHeadsAreThinned(t *testing.T) {
 func faults(t *testing.T, opts Options, make func(t *testing.T) string, check func(t *testing.T, dir string)) {
 	t.Helper()
 	start := make(t)
-	for _, crashing := range []bool{true, false} {
+	for _, crashing := range []bool{false, true} {
+		if crashing && opts.Signer == nil {
+			break // what is done without a key is a part of what is done with one
+		}
 		for n := 0; ; n++ {
 			dir := filepath.Join(t.TempDir(), "log")
 			try(t, os.CopyFS(dir, os.DirFS(start)))

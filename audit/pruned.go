@@ -37,10 +37,12 @@ func readPruned(dir string) (tree.Range, error) {
 
 // survey returns what retention took away and the pieces that it left.
 func survey(dir string) (gone tree.Range, pieces []piece, err error) {
-	if gone, err = readPruned(dir); err != nil {
+	// In this order, since retention may be at work: it says what goes before
+	// anything does.
+	if pieces, err = list(dir); err != nil {
 		return gone, nil, err
 	}
-	if pieces, err = list(dir); err != nil {
+	if gone, err = readPruned(dir); err != nil {
 		return gone, nil, err
 	}
 	// A crash may have left some that it did not come to remove.

@@ -1,6 +1,10 @@
 package audit
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"os"
+)
 
 // Read calls fn with every record of the log in dir that retention has left,
 // in order, until fn returns an error, which Read returns.
@@ -21,6 +25,13 @@ func Read(dir string, fn func(Record) error) error {
 			return fmt.Errorf("audit: %s: records %d to %d are missing before it", p.path, next, p.first-1)
 		}
 		e, err := p.scan(func(_ []byte, r Record) error { return fn(r) })
+		if errors.Is(err, os.ErrNotExist) {
+			// Retention may have come first.
+			if gone, err := readPruned(dir); err == nil && gone.Next() >= p.limit {
+				next = p.limit
+				continue
+			}
+		}
 		if err != nil {
 			return err
 		}

@@ -224,13 +224,15 @@ func (f *findings) read(all []piece) error {
 	}
 	open := forwards{}
 	told := map[string]bool{} // files that a log.mend names
+	begun := false            // false: retention took away where the run begins
 	for i, p := range all[start:] {
 		if p.first != f.next {
 			return p.missing(f.next)
 		}
 		e, err := p.scan(func(line []byte, r Record) error {
 			f.last = r.Time
-			open.see(r)
+			begun = begun || r.Type == ServerStart
+			open.see(r, !begun)
 			if r.Type == LogMend {
 				name, _, _ := strings.Cut(r.Detail, ":")
 				told[name] = true
@@ -476,10 +478,12 @@ func (t torn) cut(d disk) error {
 // forwards are those that were opened and have not ended, by their id.
 type forwards map[string]*Record
 
-func (open forwards) see(r Record) {
+// see takes note of a record. Where retention may have taken the forward.open
+// away, a forward.progress tells as much.
+func (open forwards) see(r Record, pruned bool) {
 	f := open[r.Forward]
 	switch {
-	case r.Type == ForwardOpen:
+	case r.Type == ForwardOpen || pruned && f == nil && r.Type == ForwardProgress:
 		open[r.Forward] = &r
 	case r.Type.Ends():
 		delete(open, r.Forward)
@@ -495,6 +499,10 @@ func (open forwards) see(r Record) {
 func (open forwards) lost() []Record {
 	ends := make([]Record, 0, len(open))
 	for _, f := range open {
+		told := fmt.Sprintf("it was opened in run %s by record %d", f.Run, f.Seq)
+		if f.Type == ForwardProgress {
+			told = fmt.Sprintf("its opening in run %s was before the oldest record left, and record %d tells of it", f.Run, f.Seq)
+		}
 		ends = append(ends, Record{
 			Type:       ForwardLost,
 			Seq:        f.Seq,
@@ -514,7 +522,7 @@ func (open forwards) lost() []Record {
 			BytesUp:    f.BytesUp,
 			BytesDown:  f.BytesDown,
 			Reason:     "crash",
-			Detail:     fmt.Sprintf("the server ended without an end of this forward; it was opened in run %s by record %d", f.Run, f.Seq),
+			Detail:     "the server ended without an end of this forward; " + told,
 		})
 	}
 	slices.SortFunc(ends, func(a, b Record) int { return cmp.Compare(a.Seq, b.Seq) })

@@ -1,3 +1,314 @@
 package audit
 
-func (k *keeper) retain() error { return nil }
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"time"
+
+	"sekisho/audit/tree"
+)
+
+// Retention takes whole segments away, the oldest first, in these steps. A
+// crash after any of them leaves a log that is read, opened and proven:
+//
+//	log.prune  a record with the head of the records that go; durable
+//	pruned     the range of the tree that stands for them from now on
+//	the files of these segments, which nobody looks at from then on; what
+//	           a crash leaves of them is removed at the next start
+//
+// Only segments go that are packed and not damaged. A forward that runs is to
+// stay explained: some record that tells all about it must be left, which is
+// its forward.open or the newest of its forward.progress. So it holds up
+// retention no longer than until it is recorded the next time, or, where
+// progress is off, until it ends.
+//
+// RetainSize bounds what the segments take on disk; of it one SegmentSize is
+// set aside for the one that is written. Records about failed logins, which
+// strangers make, count nothing: a packed segment counts with the share of its
+// text that is about something else. Otherwise they would push out what
+// matters. How many of them there are is bounded by the server.
+
+// recordTime is how long the keeper waits for its record.
+const recordTime = 10 * time.Second
+
+// A pruning is what is to go: the records before next.
+type pruning struct {
+	next     uint64
+	segments int
+	from, to time.Time // of the first and the last of them that are still there
+	reason   string    // age or size
+	tree     tree.Range
+}
+
+func (k *keeper) retain() error {
+	gone, _, err := survey(k.log.dir)
+	if err == nil {
+		err = k.sweep(gone)
+	}
+	if o := &k.log.opts; err != nil || o.RetainAge <= 0 && o.RetainSize <= 0 {
+		return err
+	}
+	closed, err := k.closed()
+	if err != nil {
+		return err
+	}
+	d, err := k.due(gone, closed)
+	if err != nil || d == nil {
+		return err
+	}
+	return k.prune(d, gone, closed)
+}
+
+// due returns what is to go; nil if there is nothing.
+func (k *keeper) due(gone tree.Range, closed []piece) (*pruning, error) {
+	var total float64
+	for _, p := range closed {
+		size, err := k.counted(p)
+		if err != nil {
+			return nil, err
+		}
+		total += size
+	}
+	o := &k.log.opts
+	room := float64(max(o.RetainSize-o.SegmentSize, o.RetainSize/2))
+	old := o.now().Add(-o.RetainAge)
+	named := k.log.oldestNamed()
+	d := pruning{tree: gone.Clone()}
+	for _, p := range closed {
+		if p.void() {
+			continue
+		}
+		x := k.pieces[p.stem()]
+		if x == nil || !p.packed || k.bad[p.stem()] || p.limit > named {
+			break
+		}
+		aged := o.RetainAge > 0 && x.to.Before(old)
+		if large := o.RetainSize > 0 && total > room; !aged && !large {
+			break
+		}
+		d.reason = "age"
+		if !aged {
+			d.reason = "size"
+		}
+		size, err := k.counted(p)
+		if err != nil {
+			return nil, err
+		}
+		total -= size
+		if err := d.tree.Join(x.tree); err != nil {
+			return nil, fmt.Errorf("audit: take away old records: %w", err)
+		}
+		if d.segments++; d.segments == 1 {
+			d.from = x.from
+		}
+		d.next, d.to = p.limit, x.to
+	}
+	if d.segments == 0 {
+		return nil, nil
+	}
+	return &d, nil
+}
+
+// counted is how much of the size on disk counts against RetainSize.
+func (k *keeper) counted(p piece) (float64, error) {
+	if !p.packed || p.void() || k.bad[p.stem()] {
+		return 0, nil
+	}
+	x, err := k.summary(p)
+	if err != nil {
+		return 0, err
+	}
+	info, err := os.Stat(p.path)
+	if err != nil {
+		return 0, fmt.Errorf("audit: take away old records: %w", err)
+	}
+	return float64(info.Size()) * float64(x.bytes-x.failed) / float64(max(x.bytes, 1)), nil
+}
+
+// prune takes the records away.
+func (k *keeper) prune(d *pruning, gone tree.Range, closed []piece) error {
+	if err := k.prove(d, closed); err != nil {
+		return err
+	}
+	root, err := d.tree.Root()
+	if err != nil {
+		return fmt.Errorf("audit: take away old records: %w", err)
+	}
+	if k.pruned != d.next {
+		ctx, cancel := context.WithTimeout(k.ctx, recordTime)
+		defer cancel()
+		if err := k.log.Append(ctx, Record{
+			Type: LogPrune, Head: TreeHead{d.next, root}, Reason: d.reason, Detail: d.detail(gone.Next(), &k.log.opts),
+		}); err != nil {
+			return fmt.Errorf("audit: take away old records: %w", err)
+		}
+		k.pruned = d.next
+	}
+	if err := k.ready(); err != nil {
+		return err
+	}
+	text, _ := d.tree.MarshalText()
+	disk := k.log.opts.disk
+	err = writeFile(disk, filepath.Join(k.log.dir, prunedFile), append(text, '\n'))
+	if err == nil {
+		err = disk.SyncDir(k.log.dir)
+	}
+	if err != nil {
+		return fmt.Errorf("audit: take away old records: %w", err)
+	}
+	k.proven = true
+	return k.sweep(d.tree)
+}
+
+func (d *pruning) detail(first uint64, o *Options) string {
+	why := fmt.Sprintf("they were older than %v", o.RetainAge)
+	if d.reason == "size" {
+		why = fmt.Sprintf("the log had more than %d bytes", o.RetainSize)
+	}
+	segments := "1 segment"
+	if d.segments > 1 {
+		segments = fmt.Sprintf("%d segments", d.segments)
+	}
+	return fmt.Sprintf("%d records in %s, from %s to %s, were taken away: %s",
+		d.next-first, segments, d.from.Format(time.RFC3339), d.to.Format(time.RFC3339), why)
+}
+
+// prove returns an error unless what will stand for the records that go comes,
+// with all that stays, to the tree that the log has grown. It cannot tell while
+// some segment is not packed.
+func (k *keeper) prove(d *pruning, closed []piece) error {
+	whole := d.tree.Clone()
+	for _, p := range closed {
+		if p.void() || p.first < d.next {
+			continue
+		}
+		x := k.pieces[p.stem()]
+		if x == nil {
+			return nil
+		}
+		if err := whole.Join(x.tree); err != nil {
+			return fmt.Errorf("audit: take away old records: %w", err)
+		}
+	}
+	k.log.growing.Lock()
+	part := k.log.grown.part.Clone()
+	want, err := k.log.grown.tree.Root()
+	k.log.growing.Unlock()
+	if err != nil || part.First() != whole.Next() {
+		return err // another segment has begun
+	}
+	if err := whole.Join(part); err != nil {
+		return fmt.Errorf("audit: take away old records: %w", err)
+	}
+	if root, err := whole.Root(); err != nil || root != want {
+		return errors.New("audit: no records are taken away: what the indexes say does not come to the tree of the log; sekisho audit verify tells more")
+	}
+	return nil
+}
+
+// sweep removes the files of segments that retention has taken away.
+func (k *keeper) sweep(gone tree.Range) error {
+	if gone.Next() == 0 {
+		return nil
+	}
+	entries, err := os.ReadDir(k.log.dir)
+	if err != nil {
+		return fmt.Errorf("audit: remove what retention took away: %w", err)
+	}
+	removed := false
+	for _, e := range entries {
+		first, stem, ok := ofSegment(e.Name())
+		if !ok || first >= gone.Next() {
+			continue
+		}
+		if !k.proven {
+			if err := k.confirm(gone); err != nil {
+				return err
+			}
+		}
+		if err := k.ready(); err != nil {
+			return err
+		}
+		if err := k.log.opts.disk.Remove(filepath.Join(k.log.dir, e.Name())); err != nil {
+			return fmt.Errorf("audit: remove what retention took away: %w", err)
+		}
+		delete(k.pieces, stem)
+		removed = true
+	}
+	if removed {
+		if err := k.log.opts.disk.SyncDir(k.log.dir); err != nil {
+			return fmt.Errorf("audit: remove what retention took away: %w", err)
+		}
+	}
+	return nil
+}
+
+// confirm looks for the record that says what the file pruned claims. Nothing
+// is removed on the word of that file alone, which anybody can have written.
+func (k *keeper) confirm(gone tree.Range) error {
+	root, err := gone.Root()
+	if err != nil {
+		return err
+	}
+	_, all, err := survey(k.log.dir)
+	if err != nil {
+		return err
+	}
+	claim := TreeHead{gone.Next(), root}
+	for i := len(all) - 1; i >= 0 && !k.proven && all[i].first >= gone.Next(); i-- {
+		_, err := all[i].scan(func(line []byte, r Record) error {
+			if r.Type == LogPrune && r.Head == claim {
+				k.proven = true
+				return errStop
+			}
+			return k.pace(len(line) + 1)
+		})
+		if err != nil && err != errStop {
+			return err
+		}
+	}
+	if !k.proven {
+		return fmt.Errorf("audit: %s says that the records before %d were taken away, and no record says so: their files are left as they are", filepath.Join(k.log.dir, prunedFile), gone.Next())
+	}
+	return nil
+}
+
+// tell keeps in mind where the newest record stands that tells all about a
+// forward which runs, for retention. It is called for each record of a batch,
+// of which the first has the number first, before anybody is answered.
+func (l *Log) tell(batch []*waiter, first uint64, err error) {
+	l.growing.Lock()
+	defer l.growing.Unlock()
+	for i, w := range batch {
+		switch _, runs := l.grown.named[w.forward]; {
+		case w.kind.Ends():
+			delete(l.grown.named, w.forward)
+		case err == nil && (w.kind == ForwardOpen || w.kind == ForwardProgress && runs):
+			l.grown.named[w.forward] = first + uint64(i)
+		}
+	}
+}
+
+// untell is told of the end of a forward that will not be in the log. The
+// forward does not run all the same.
+func (l *Log) untell(forward string) {
+	l.growing.Lock()
+	delete(l.grown.named, forward)
+	l.growing.Unlock()
+}
+
+// oldestNamed is the seq of the oldest record that must stay for the sake of a
+// forward that runs.
+func (l *Log) oldestNamed() uint64 {
+	l.growing.Lock()
+	defer l.growing.Unlock()
+	oldest := uint64(math.MaxUint64)
+	for _, seq := range l.grown.named {
+		oldest = min(oldest, seq)
+	}
+	return oldest
+}

@@ -1,0 +1,343 @@
+package audit
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"sekisho/audit/tree"
+)
+
+// readLeft are the records that retention has left, without a gap.
+func readLeft(t testing.TB, dir string) []Record {
+	t.Helper()
+	var all []Record
+	err := Read(dir, func(r Record) error {
+		if len(all) > 0 && r.Seq != all[len(all)-1].Seq+1 {
+			t.Errorf("record %d after %d", r.Seq, all[len(all)-1].Seq)
+		}
+		all = append(all, r)
+		return nil
+	})
+	try(t, err)
+	return all
+}
+
+// aged are options under which all that is packed goes.
+func aged(opts Options) Options {
+	opts.RetainAge = time.Hour
+	opts.now = func() time.Time { return at.Add(48 * time.Hour) }
+	return opts
+}
+
+// oldLog is a log of runs whose records are of another day.
+func oldLog(t *testing.T, opts Options, runs ...string) (dir string, leaves [][]byte) {
+	t.Helper()
+	dir = t.TempDir()
+	opts.now = func() time.Time { return at }
+	for _, s := range runs {
+		l := open(t, dir, opts)
+		mustNote(t, l, s)
+		try(t, l.Close())
+	}
+	return dir, plainLeaves(t, dir)
+}
+
+// proves that the root over everything, of which old is what was pruned or is
+// still there, is what was said of it, and by the newest head.
+func proves(t *testing.T, dir string, opts Options, old [][]byte) {
+	t.Helper()
+	gone, err := readPruned(dir)
+	try(t, err)
+	root := must2(gone.Root())
+	same(t, [32]byte(root), rfcRoot(old[:gone.Next()]))
+	whole, leaves := gone.Clone(), slices.Clone(old[:gone.Next()])
+	for _, s := range must2(Segments(dir)) {
+		if s.First() < gone.Next() {
+			t.Fatalf("%s is listed, and %d records are pruned", s.Path(), gone.Next())
+		}
+	}
+	for _, line := range plainLeaves(t, dir) {
+		whole.Append(tree.Leaf(line))
+		leaves = append(leaves, line)
+	}
+	for i, line := range old {
+		same(t, string(leaves[i]), string(line))
+	}
+	same(t, [32]byte(must2(whole.Root())), rfcRoot(leaves))
+	if opts.Verifier != nil {
+		if text, h, foreign, err := newestHead(dir, opts.Verifier); err != nil || foreign != nil || text == nil {
+			t.Errorf("%v, %v, %v", h, foreign, err)
+		} else if h.Size >= gone.Next() {
+			same(t, [32]byte(h.Root), rfcRoot(leaves[:h.Size]))
+		}
+	}
+}
+
+// taken is how many records retention took away.
+func taken(t testing.TB, dir string) uint64 {
+	t.Helper()
+	gone, err := readPruned(dir)
+	try(t, err)
+	return gone.Next()
+}
+
+func signedAll(t testing.TB, l *Log) {
+	t.Helper()
+	if l.opts.Signer != nil {
+		until(t, func() bool { s := l.signing.Load(); return s != nil && s.size == l.next })
+	}
+}
+
+func TestRetention(t *testing.T) {
+	t.Run("by age takes all that is older, but never the newest", func(t *testing.T) {
+		for _, opts := range []Options{withKey(t), {}} {
+			dir, old := oldLog(t, opts, "a", "b", "c")
+			tear(t, dir, pieceName(0, 0)+".torn-01R", "evidence")
+			l := open(t, dir, aged(opts))
+			mustNote(t, l, "d")
+			signedAll(t, l)
+			keepNow(t, l)
+			all := readLeft(t, dir)
+			same(t, []Type{all[0].Type, all[1].Type, all[2].Type}, []Type{ServerStart, PolicyLoad, LogPrune})
+			p := all[2]
+			same(t, p.Head, TreeHead{6, rfcRoot(old)})
+			same(t, p.Reason, "age")
+			for _, want := range []string{"6 records in 3 segments", "from 2026-11-22T01:02:03Z to 2026-11-22T01:02:03Z", "older than 1h0m0s"} {
+				if !strings.Contains(p.Detail, want) {
+					t.Errorf("%q does not say %q", p.Detail, want)
+				}
+			}
+			same(t, len(all), 3)
+			for _, name := range names(t, dir) {
+				if first, _, ok := ofSegment(name); ok && first < 6 {
+					t.Errorf("%s is left", name)
+				}
+			}
+			proves(t, dir, opts, old)
+			// It goes on, and nothing more is done.
+			keepNow(t, l)
+			same(t, len(readLeft(t, dir)), 3)
+			mustNote(t, l, "e")
+			try(t, l.Close())
+			l = open(t, dir, opts)
+			mustNote(t, l, "f")
+			try(t, l.Close())
+			proves(t, dir, opts, old)
+			same(t, len(readLeft(t, dir)), 6)
+		}
+	})
+	t.Run("twice goes on where it was", func(t *testing.T) {
+		opts := withKey(t)
+		dir, old := oldLog(t, opts, "a", "b")
+		for range 3 {
+			l := open(t, dir, aged(opts))
+			mustNote(t, l, "c")
+			signedAll(t, l)
+			keepNow(t, l)
+			proves(t, dir, opts, old)
+			try(t, l.Close())
+			old = append(old[:taken(t, dir):taken(t, dir)], plainLeaves(t, dir)...)
+		}
+	})
+	t.Run("leaves what is not old enough", func(t *testing.T) {
+		dir, _ := oldLog(t, Options{}, "a", "b")
+		opts := aged(Options{})
+		opts.RetainAge = 72 * time.Hour
+		l := open(t, dir, opts)
+		keepNow(t, l)
+		same(t, types(t, dir), "server.start policy.load server.start policy.load server.start")
+	})
+	t.Run("by size takes the oldest until what is left fits", func(t *testing.T) {
+		dir, old := oldLog(t, Options{}, "a", "b", "c", "d")
+		l := open(t, dir, Options{})
+		keepNow(t, l)
+		// Room for the last two and half a one, beside the one that is written.
+		size := must2(os.Stat(filepath.Join(dir, stem(4, 0)+packedEnd))).Size() + must2(os.Stat(filepath.Join(dir, stem(6, 0)+packedEnd))).Size()
+		l.opts.SegmentSize = size
+		l.opts.RetainSize = l.opts.SegmentSize + size + size/4
+		keepNow(t, l)
+		all := readLeft(t, dir)
+		same(t, all[0].Seq, uint64(4))
+		p := all[len(all)-1]
+		same(t, [2]string{string(p.Type), p.Reason}, [2]string{"log.prune", "size"})
+		proves(t, dir, Options{}, old)
+	})
+	t.Run("by size does not count failed logins", func(t *testing.T) {
+		dir := t.TempDir()
+		for range 3 {
+			l := open(t, dir, Options{})
+			for i := range 50 {
+				must(t, l, Record{Type: AuthFail, Login: NewID("x") + fmt.Sprint(i), Source: netip.MustParseAddrPort("192.0.2.1:5")})
+			}
+			mustNote(t, l, "a")
+			try(t, l.Close())
+		}
+		l := open(t, dir, Options{})
+		keepNow(t, l)
+		size := must2(os.Stat(filepath.Join(dir, stem(0, 0)+packedEnd))).Size()
+		l.opts.SegmentSize, l.opts.RetainSize = size, 2*size
+		keepNow(t, l)
+		same(t, readLeft(t, dir)[0].Seq, 0)
+		l.opts.SegmentSize, l.opts.RetainSize = size/40, size/20
+		keepNow(t, l)
+		if first := readLeft(t, dir)[0].Seq; first == 0 {
+			t.Error("what is not about failed logins does not count")
+		}
+	})
+	t.Run("leaves a damaged segment and what comes after", func(t *testing.T) {
+		dir, _ := oldLog(t, Options{}, "a", "b", "c")
+		l := open(t, dir, aged(Options{}))
+		path := filepath.Join(dir, pieceName(2, 0))
+		text := must2(os.ReadFile(path))
+		text[5] = 'x'
+		try(t, os.WriteFile(path, text, 0o600))
+		k := keeperOf(l)
+		try(t, k.round(), k.round())
+		same(t, segments(t, dir), []string{pieceName(2, 0), stem(4, 0) + packedEnd, pieceName(6, 0)})
+	})
+	t.Run("does not take the records away that tell of forwards that run", func(t *testing.T) {
+		dir := t.TempDir()
+		opts := withKey(t)
+		var hours atomic.Int64
+		opts.now = func() time.Time { return at.Add(time.Duration(hours.Load()) * time.Hour) }
+		opts.SegmentSize = 1 // one record each
+		l := open(t, dir, opts)
+		must(t, l, opened("f1"), opened("f2"), Record{Type: ForwardClose, Forward: "f1"})
+		signedAll(t, l)
+		old := plainLeaves(t, dir)
+		l.opts.RetainAge = time.Hour
+		hours.Store(2)
+		keepNow(t, l)
+		same(t, readLeft(t, dir)[0].Seq, 2)
+		proves(t, dir, opts, old)
+
+		// A progress tells as much, so that the open may go.
+		progress := opened("f2")
+		progress.Type, progress.BytesUp = ForwardProgress, 7
+		must(t, l, progress)
+		mustNote(t, l, "a")
+		hours.Store(4)
+		signedAll(t, l)
+		keepNow(t, l)
+		all := readLeft(t, dir)
+		same(t, [2]string{string(all[0].Type), all[0].Forward}, [2]string{"forward.progress", "f2"})
+
+		// After a crash it is lost, once, and told by what is left.
+		l2 := open(t, crash(t, dir), opts)
+		same(t, l2.Recovered().Lost, 1)
+		left := readLeft(t, l2.dir)
+		lost := left[len(left)-1]
+		same(t, [2]string{lost.Forward, lost.User}, [2]string{"f2", opened("").User})
+		same(t, lost.BytesUp, 7)
+		if !strings.Contains(lost.Detail, "before the oldest record left") {
+			t.Error(lost.Detail)
+		}
+
+		// An end that cannot be written holds nothing up.
+		same(t, l.oldestNamed() == math.MaxUint64, false)
+		try(t, l.Close())
+		if err := l.Append(t.Context(), Record{Type: ForwardClose, Forward: "f2"}); err != ErrClosed {
+			t.Error(err)
+		}
+		same(t, l.oldestNamed(), math.MaxUint64)
+	})
+	t.Run("is not done where the indexes do not come to the tree", func(t *testing.T) {
+		opts := withKey(t)
+		dir, old := oldLog(t, opts, "a", "b")
+		l := open(t, dir, aged(opts))
+		l.opts.RetainAge = 0
+		signedAll(t, l)
+		keepNow(t, l)
+		lie := indexOf(0, opened("f1"), opened("f2"))
+		try(t, os.WriteFile(filepath.Join(dir, stem(0, 0)+indexEnd), must2(lie.sign(opts.Signer)), 0o600))
+		l.opts.RetainAge = time.Hour
+		if err := keeperOf(l).round(); err == nil || !strings.Contains(err.Error(), "no records are taken away") {
+			t.Error(err)
+		}
+		same(t, len(readLeft(t, dir)), len(old)+1)
+	})
+	t.Run("removes nothing on the word of a file that no record confirms", func(t *testing.T) {
+		dir, old := oldLog(t, Options{}, "a", "b", "c")
+		l := open(t, dir, Options{})
+		r := tree.NewRange(0)
+		for _, line := range old[:4] {
+			r.Append(tree.Leaf(line))
+		}
+		text := must2(r.MarshalText())
+		try(t, os.WriteFile(filepath.Join(dir, prunedFile), append(text, '\n'), 0o600))
+		before := segments(t, dir)
+		if err := keeperOf(l).retain(); err == nil || !strings.Contains(err.Error(), "no record says so") {
+			t.Error(err)
+		}
+		same(t, segments(t, dir), before)
+	})
+}
+
+func TestNoFaultOfRetentionLosesMoreThanItShould(t *testing.T) {
+	for _, opts := range []Options{withKey(t), {}} {
+		start, old := oldLog(t, opts, "a", "b")
+		if opts.Signer == nil {
+			tear(t, start, stem(0, 0)+packedEnd, "half")
+		}
+		opts = aged(opts)
+		faults(t, opts, func(t *testing.T) string { return start }, func(t *testing.T, dir string) {
+			t.Helper()
+			proves(t, dir, opts, old)
+			all := readLeft(t, dir)
+			gone := taken(t, dir)
+			same(t, all[0].Seq, gone)
+			if gone == 0 {
+				return
+			}
+			said := false
+			for _, r := range all {
+				said = said || r.Type == LogPrune && r.Head.Size == gone && r.Head.Root == rfcRoot(old[:gone])
+			}
+			if !said {
+				t.Errorf("no record says that %d records have gone", gone)
+			}
+		})
+	}
+}
+
+// A fault while files are removed leaves some behind, which nobody looks at and
+// the next start removes.
+func TestWhatRetentionLeftIsRemovedLater(t *testing.T) {
+	opts := aged(withKey(t))
+	dir, _ := oldLog(t, opts, "a", "b")
+	d := &testDisk{}
+	opts.disk = d
+	l := open(t, dir, opts)
+	signedAll(t, l)
+	d.failing(func(op, name string) error {
+		if op == "remove" && name == stem(2, 0)+packedEnd {
+			return syscall.EIO
+		}
+		return nil
+	})
+	k := keeperOf(l)
+	if err := k.round(); err == nil {
+		t.Error("no error")
+	}
+	same(t, readLeft(t, dir)[0].Seq, 4)
+	try(t, l.Close())
+	d.failing(nil)
+	l = open(t, dir, opts)
+	same(t, must2(os.Stat(filepath.Join(dir, stem(2, 0)+packedEnd))) != nil, true)
+	signedAll(t, l)
+	keepNow(t, l)
+	for _, name := range names(t, dir) {
+		if first, _, ok := ofSegment(name); ok && first < 4 {
+			t.Errorf("%s is left", name)
+		}
+	}
+}
