@@ -252,9 +252,26 @@ func (k *keeper) clean() {
 			err = errors.Join(err, k.log.opts.disk.Remove(filepath.Join(k.log.dir, e.Name())))
 		}
 	}
+	err = errors.Join(err, k.cleanPolicies())
 	if err != nil {
 		k.warn("what a crash left unfinished in the folder of the audit log is not removed", err, nil)
 	}
+}
+
+func (k *keeper) cleanPolicies() error {
+	k.log.policing.Lock()
+	defer k.log.policing.Unlock()
+	dir := filepath.Join(k.log.dir, policiesDir)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), policyEnd+tmpEnd) && k.ready() == nil {
+			err = errors.Join(err, k.log.opts.disk.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	return err
 }
 
 // ofSegment reports whether a name is that of a segment or of what stands

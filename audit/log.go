@@ -83,6 +83,8 @@ type Log struct {
 	kept    chan struct{}      // closed when it has ended
 	rotated chan struct{}      // has one in it if a segment was closed
 
+	policing sync.Mutex // held while a policy is kept
+
 	growing  sync.Mutex // for grown
 	grown    growth
 	unsigned chan struct{} // has one in it if grown has
