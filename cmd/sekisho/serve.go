@@ -152,6 +152,8 @@ func start(s *setup, log *logrus.Logger) (*service, error) {
 	book, err := audit.Open(auditDir, audit.Options{
 		Bastion: s.settings.Name, SegmentSize: s.settings.Audit.SegmentSize, SegmentAge: s.settings.Audit.SegmentAge,
 		Signer: s.logKey, Verifier: s.logPub,
+		RetainAge: s.settings.Audit.RetainAge, RetainSize: s.settings.Audit.RetainSize,
+		Warn: func(text string, fields map[string]any) { log.WithFields(fields).Warn(text) },
 	})
 	if err != nil {
 		hint := ""

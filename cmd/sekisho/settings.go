@@ -140,6 +140,8 @@ var settings = slices.Concat([]setting{
 	{"audit.key", text, func(n *strictyaml.Node, s *Settings) { readPath(n, &s.Audit.Key) }},
 	{"audit.segment_size", plain, readSegmentSize},
 	{"audit.segment_age", plain, func(n *strictyaml.Node, s *Settings) { positive(n, &s.Audit.SegmentAge) }},
+	{"audit.retain_age", plain, readRetainAge},
+	{"audit.retain_size", plain, func(n *strictyaml.Node, s *Settings) { n.Size(&s.Audit.RetainSize) }},
 	{"audit.progress", plain, func(n *strictyaml.Node, s *Settings) { n.Duration(&s.Audit.Progress) }},
 	{"audit.on_failure", text, func(n *strictyaml.Node, s *Settings) { n.OneOf(&s.Audit.OnFailure, "keep", "close") }},
 	{"admin.socket", text, func(n *strictyaml.Node, s *Settings) { readPathOrNone(n, &s.Admin.Socket) }},
@@ -458,6 +460,7 @@ func readSettings(file string, content []byte, environ []string, given flags) (S
 			}
 		}
 	}
+	problems = append(problems, judged.Audit.retention(file)...)
 	if problems.Err() != nil {
 		return judged, problems
 	}

@@ -11,8 +11,6 @@ import (
 // names and defaults are fixed, so that a file can be written down in full; any
 // other value is refused, since whoever writes one relies on it.
 var reservedSettings = []setting{
-	reserved("audit.retain_age", plain, func(s *Settings) *time.Duration { return &s.Audit.RetainAge }, (*strictyaml.Node).Duration),
-	reserved("audit.retain_size", plain, func(s *Settings) *int64 { return &s.Audit.RetainSize }, (*strictyaml.Node).Size),
 	penalty("auth_fail", func(p *PenaltySettings) *time.Duration { return &p.AuthFail }),
 	penalty("no_auth", func(p *PenaltySettings) *time.Duration { return &p.NoAuth }),
 	penalty("grace_exceeded", func(p *PenaltySettings) *time.Duration { return &p.GraceExceeded }),

@@ -153,8 +153,8 @@ func TestSettingsProblems(t *testing.T) {
 		{"date where text is meant", "name: 2026-11-22", "quote what is text"},
 
 		{"a list of revoked keys without a name", "revoked_keys: [\"\"]", `3:16: "" is not a path`},
-		{"age of retention", "audit: {retain_age: 24h}", "3:21: audit.retain_age is not supported by this version; leave it at 0s"},
-		{"size of retention", "audit: {retain_size: 1GiB}", "3:22: audit.retain_size is not supported by this version; leave it at 0"},
+		{"age of retention", "audit: {retain_age: 59m}", "3:21: a log that keeps its records for 59m proves little; write at least 1h, or 0s to keep all"},
+		{"size of retention", "audit: {segment_size: 1GiB, retain_size: 2047MiB}", "audit.retain_size is 2146435072 bytes, and that is less than two segments of audit.segment_size; write at least 2147483648"},
 		{"a file of locks without a name", "locks: \"\"", `3:8: "" is not a path`},
 		{"metrics at a port", "metrics: {listen: 9122}", "3:19:"},
 		{"metrics at a name without a slash", "metrics: {listen: metrics.sock}", `3:19: "metrics.sock" is no place for metrics: it has no port; write "127.0.0.1:9122", or the path of a socket with a slash in it`},
