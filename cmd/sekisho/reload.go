@@ -272,7 +272,8 @@ func (svc *service) takeOver(policy *authz.Policy, counts counts, hosts *hostsfi
 		recs = append(recs, hostsRecord(hosts, policy))
 	}
 	recs = append(recs, audit.Record{Type: audit.PolicyLoad, Policy: policy.Hash(), Reason: reason, Detail: counts.String()})
-	told := svc.tell("the policy is in force, but its load is not in the audit log", recs...)
+	text := svc.setup.takeText()
+	told := svc.tellAfter(func() { svc.keepPolicy(text, &recs[len(recs)-1]) }, "the policy is in force, but its load is not in the audit log", recs...)
 	same := policy.Hash() == svc.setup.policy.Hash()
 	// The names first, since ending what is no longer allowed takes a while.
 	names := hosts != nil && hosts.Commit()
@@ -288,12 +289,12 @@ func (svc *service) takeOver(policy *authz.Policy, counts counts, hosts *hostsfi
 		svc.sayHosts()
 	}
 	svc.setup.policy, svc.setup.counts = policy, counts
-	text := "policy reloaded: "
+	done := "policy reloaded: "
 	if same {
-		text = "policy read again, unchanged: "
+		done = "policy read again, unchanged: "
 	}
 	svc.log.WithFields(logrus.Fields{"policy": policy.Hash(), "forwards_closed": forwards, "connections_closed": conns}).
-		Infof("%s%s; %s, %s closed", text, counts, many(forwards, "forward"), many(conns, "connection"))
+		Infof("%s%s; %s, %s closed", done, counts, many(forwards, "forward"), many(conns, "connection"))
 	told()
 	return forwards, conns
 }
@@ -321,8 +322,14 @@ func texts(problems strictyaml.Problems) string {
 // is well. The function that it returns, which does not wait, logs a failure,
 // also one that comes later.
 func (svc *service) tell(failure string, recs ...audit.Record) (told func()) {
+	return svc.tellAfter(func() {}, failure, recs...)
+}
+
+// tellAfter is tell, after something else that waits for the disk.
+func (svc *service) tellAfter(before func(), failure string, recs ...audit.Record) (told func()) {
 	recorded := make(chan error, 1)
 	go func() {
+		before()
 		var errs []error
 		for _, rec := range recs {
 			errs = append(errs, svc.record(rec))

@@ -224,6 +224,9 @@ func (svc *service) open() error {
 			return err
 		}
 	}
+	if err := svc.keepFirst(); err != nil {
+		return err
+	}
 	svc.attempts.taken("start")
 	if err := svc.record(audit.Record{Type: audit.PolicyLoad, Policy: s.policy.Hash(), Reason: "start", Detail: s.counts.String()}); err != nil {
 		return err

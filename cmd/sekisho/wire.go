@@ -21,17 +21,18 @@ import (
 
 // A setup is everything that serve runs with and check looks at.
 type setup struct {
-	config   string // path of sekisho.yaml
-	content  []byte // of it
-	settings Settings
-	hostKeys []ssh.Signer
-	logKey   note.Signer
-	logPub   note.Verifier
-	policy   *authz.Policy // with beside laid over it
-	counts   counts        // of the policy
-	beside   beside
-	hosts    *hostsfile.File
-	serving  bool // others' bytes move meanwhile
+	config     string // path of sekisho.yaml
+	content    []byte // of it
+	settings   Settings
+	hostKeys   []ssh.Signer
+	logKey     note.Signer
+	logPub     note.Verifier
+	policy     *authz.Policy // with beside laid over it
+	counts     counts        // of the policy
+	policyText []byte        // what policy was read from, until it is kept: see takeText
+	beside     beside
+	hosts      *hostsfile.File
+	serving    bool // others' bytes move meanwhile
 }
 
 // load reads and judges all files, and returns every problem in them, sorted
@@ -132,6 +133,7 @@ func (s *setup) tryPolicy() (_ *authz.Policy, _ counts, unread bool, _ strictyam
 		return nil, counts{}, true, strictyaml.Problems{{File: path, Message: fmt.Sprintf("cannot be read: %v", reason(err))}}
 	}
 	policy, problems := s.parse(content, path)
+	s.policyText = content
 	return policy, counts(policy.Counts()), false, problems
 }
 
