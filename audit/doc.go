@@ -5,8 +5,13 @@
 //	 (many)    (FIFO)     (one)            │
 //	                                       ▼
 //	    dir/lock                               held while a Log is open
-//	    dir/00000000000000000000.jsonl         records 0 … 811, a run that has ended
-//	    dir/00000000000000000812.jsonl         records 812 …, the run that writes now
+//	    dir/00000000000000000000.jsonl.zst     records 0 … 811, a segment that is closed
+//	    dir/00000000000000000000.index         what cannot be in it, signed
+//	    dir/00000000000000000000.heads         heads of the log up to there, signed
+//	    dir/00000000000000000812.jsonl         records 812 …, the segment that is written
+//	    dir/current.jsonl                      a symbolic link to that one
+//	    dir/policies/9f86d081….yaml            a policy that was in force, by its hash
+//	    dir/pruned                             the hashes of what retention took away
 //	    dir/00000000000000000000.jsonl.torn-…  what a crash left half written
 //
 // A [Record] is one event and a [Log] is the only writer of a folder. A run,
@@ -27,6 +32,11 @@
 // before and after each batch, that the segment and the lock file it has open
 // are those in the folder. A segment that is not is like one that has failed.
 // Without the lock nothing is written until the same file is back.
+//
+// What is closed is looked after by a goroutine of its own, the keeper: it
+// packs segments, writes a signed index beside each, and takes the oldest away
+// when the options say so. It comes after everything else, and whatever fails
+// there, no record is lost by it.
 //
 // [Open] cuts off what a crash left half written, keeps the cut bytes beside
 // the segment, and records forwards that a dead run left open as lost. Damage

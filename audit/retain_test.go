@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
@@ -12,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/mod/sumdb/note"
 
 	"sekisho/audit/tree"
 )
@@ -146,6 +149,28 @@ func TestRetention(t *testing.T) {
 			proves(t, dir, opts, old)
 			try(t, l.Close())
 			old = append(old[:taken(t, dir):taken(t, dir)], plainLeaves(t, dir)...)
+		}
+	})
+	t.Run("leaves what whoever keeps an older head needs, if that counts what is left", func(t *testing.T) {
+		opts := withKey(t)
+		dir, old := oldLog(t, opts, "a", "b")
+		l := open(t, dir, aged(opts))
+		mustNote(t, l, "c")
+		signedAll(t, l)
+		head := func(lines [][]byte) *tree.Head {
+			return &tree.Head{Size: uint64(len(lines)), Root: rfcRoot(lines)}
+		}
+		lines := plainLeaves(t, dir)
+		keepNow(t, l)
+		ask := func(was *tree.Head) error {
+			answer, err := Answer(dir, must2(l.Head()), was.Size, opts.Verifier)
+			try(t, err)
+			_, _, err = tree.CheckAnswer(answer, []note.Verifier{opts.Verifier}, was)
+			return err
+		}
+		try(t, ask(head(old)), ask(head(lines)))
+		if err := ask(head(old[:3])); !errors.Is(err, tree.ErrPruned) {
+			t.Error(err)
 		}
 	})
 	t.Run("leaves what is not old enough", func(t *testing.T) {

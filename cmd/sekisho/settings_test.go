@@ -185,6 +185,40 @@ func wantProblem(t *testing.T, problems strictyaml.Problems, want ...string) {
 	t.Errorf("no problem says %q:\n%v", want[len(want)-1], problems)
 }
 
+func TestRetentionIsJudgedByAllSettings(t *testing.T) {
+	for _, test := range []struct {
+		name, line string
+		environ    []string
+		want       string // "": no problem
+		warning    bool
+	}{
+		{"age and size that are good", "audit: {retain_age: 9600h, retain_size: 512MiB}", nil, "", false},
+		{"an age of an hour", "audit: {retain_age: 1h}", nil, "", false},
+		{"small segments in a variable", "audit: {retain_size: 8MiB}", []string{"SEKISHO_AUDIT_SEGMENT_SIZE=4MiB"}, "", false},
+		{"large segments in a variable", "audit: {retain_size: 512MiB}", []string{"SEKISHO_AUDIT_SEGMENT_SIZE=1GiB"}, "f: audit.retain_size is 536870912 bytes", false},
+		{"a size in a variable", "watch: false", []string{"SEKISHO_AUDIT_RETAIN_SIZE=1MiB"}, "f: audit.retain_size is 1048576 bytes", false},
+		{"forwards that are never told of again", "audit: {retain_age: 24h, progress: 0s}", nil, "f: with audit.progress at 0s nothing", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for _, v := range test.environ { // viper looks for itself
+				name, value, _ := strings.Cut(v, "=")
+				t.Setenv(name, value)
+			}
+			_, problems := readSettings("f", []byte(least+test.line+"\n"), test.environ, nil)
+			if test.want == "" {
+				if len(problems) > 0 {
+					t.Error(problems)
+				}
+				return
+			}
+			wantProblem(t, problems, test.want)
+			if (problems.Err() == nil) != test.warning {
+				t.Errorf("%v", problems)
+			}
+		})
+	}
+}
+
 func TestRequiredSettings(t *testing.T) {
 	for _, test := range []struct{ content, want string }{
 		{"networks: [10.0.0.0/16]\n", `f:1:1: "version" is missing here`},
