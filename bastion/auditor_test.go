@@ -56,7 +56,10 @@ func TestTheAuditorReadsTheLog(t *testing.T) {
 		}
 	})
 	t.Run("with the line ends of his terminal", func(t *testing.T) {
-		b := reads(t, func(_ context.Context, _ []string, stdout, _ io.Writer) int { io.WriteString(stdout, "a\nb\n"); return 0 })
+		b := reads(t, func(_ context.Context, _ []string, stdout, _ io.Writer) int {
+			io.WriteString(stdout, "a\nb\n")
+			return 0
+		})
 		session, err := b.Dial().NewSession()
 		if err != nil {
 			t.Fatal(err)

@@ -13,9 +13,8 @@ import (
 	"sekisho/audit"
 )
 
-func newAuditPolicy(std stdio) *cobra.Command {
-	var w where
-	var dir string
+func newAuditPolicy(std stdio, served *servedLog) *cobra.Command {
+	p := logPlace{served: served}
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "policy [HASH]",
@@ -31,11 +30,11 @@ and its size.`,
   sekisho audit policy --log /mnt/copy 9f86d081`,
 		Args: atMostOneWord("hash"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			dir, err := w.findPolicies(cmd, dir)
+			log, err := p.find(cmd, nil)
 			if err != nil {
 				return err
 			}
-			kept, err := audit.Policies(dir)
+			kept, err := audit.Policies(log.dir)
 			if err != nil {
 				return err
 			}
@@ -46,7 +45,7 @@ and its size.`,
 			if err != nil {
 				return err
 			}
-			text, err := audit.Policy(dir, found.Hash)
+			text, err := audit.Policy(log.dir, found.Hash)
 			if errors.Is(err, audit.ErrNoPolicy) || errors.Is(err, os.ErrPermission) {
 				return failf("the log is for the user who serves alone: sudo sekisho …", "%w", err)
 			}
@@ -60,30 +59,9 @@ and its size.`,
 			return err
 		},
 	}
-	w.addConfig(cmd)
-	cmd.Flags().StringVar(&dir, "log", "", "the `folder` of a log alone, such as a copy on another machine; no settings are read")
+	p.addFlags(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
 	return cmd
-}
-
-// findPolicies finds the folder of the log.
-func (w *where) findPolicies(cmd *cobra.Command, log string) (string, error) {
-	if cmd.Flags().Changed("log") {
-		if w.config != "" {
-			return "", usagef("give one of the two", "--log %s and --config %s name two places", log, w.config)
-		}
-		return log, isLog(log, "")
-	}
-	config, err := w.findConfig(cmd, nil)
-	if err != nil {
-		return "", err
-	}
-	s, problems := loadSettings(config, nil, os.Environ())
-	if problems.Err() != nil {
-		return "", &badFiles{problems}
-	}
-	dir := s.path(s.settings.Audit.Dir)
-	return dir, isLog(dir, config)
 }
 
 // findPolicy is the one whose hash begins so.

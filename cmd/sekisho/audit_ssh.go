@@ -37,6 +37,6 @@ func (svc *service) auditOverSSH(ctx context.Context, words []string, stdout, st
 func auditReaders(std stdio, served *servedLog) []*cobra.Command {
 	return []*cobra.Command{
 		newAuditTail(std, served), newAuditSearch(std, served), newAuditShow(std, served), newAuditReport(std, served),
-		newAuditProve(std, served), newAuditHead(std, served),
+		newAuditPolicy(std, served), newAuditProve(std, served), newAuditHead(std, served),
 	}
 }
