@@ -1,0 +1,225 @@
+package audit
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"sekisho/audit/tree"
+)
+
+// ended holds the end of the log against the heads that speak of more, and
+// against what retention took.
+func (v *verification) ended() (*Harm, error) {
+	m := &v.at
+	n := m.tree.Next()
+	last := v.dir
+	for _, p := range v.pieces {
+		if p.key() == m.key {
+			last = p.path
+		}
+	}
+	s := v.opts.Since
+	if s != nil && m.since == "" {
+		m.since = SinceAhead
+		m.harms = addHarm(m.harms, Harm{KindRollback, last, 0, n, s.Size, fmt.Sprintf("the head that was kept counts %d records, and the log ends before record %d", s.Size, n), 0})
+	}
+	newest, err := v.beyond()
+	if err != nil {
+		return nil, err
+	}
+	if newest != nil {
+		return &Harm{KindTruncated, last, 0, n, newest.Size, fmt.Sprintf("the log ends before record %d, and a head signed at %s counts %d records", n, newest.Time.Format(time.RFC3339), newest.Size), 0}, nil
+	}
+	if m.since == SinceDiffers {
+		v.differs()
+	}
+	if gone := v.gone.Next(); gone > 0 && !m.pruned {
+		return &Harm{KindMissing, "", 0, 0, gone, fmt.Sprintf("they are gone, and no %s tells that retention took them", LogPrune), 0}, nil
+	}
+	return nil, nil
+}
+
+// beyond returns the newest head of more records than there are.
+func (v *verification) beyond() (newest *tree.Head, err error) {
+	m := &v.at
+	for i := 1; ; i++ {
+		h := m.heads.peek(v.files)
+		if m.heads.err != nil {
+			return nil, m.heads.err
+		}
+		if h == nil {
+			return newest, nil
+		}
+		if i&0xff == 0 {
+			if err := v.breathe(); err != nil {
+				return nil, err
+			}
+		}
+		if head := v.openHead(*h); head != nil && head.Size > m.tree.Next() && (newest == nil || head.Size > newest.Size) {
+			newest = head
+		}
+		m.heads.pop()
+	}
+}
+
+// differs tells of a kept head that does not fit.
+func (v *verification) differs() {
+	m, s := &v.at, v.opts.Since
+	h := Harm{KindChanged, "", 0, v.gone.Next(), s.Size, fmt.Sprintf("they are not those of the head that was kept, signed at %s", s.Time.Format(time.RFC3339)), 0}
+	if m.head != nil && m.head.Size >= s.Size {
+		h.Kind = KindRewritten
+		h.Detail += "; those that are there now were signed with the log key"
+	}
+	m.harms = addHarm(m.harms, h)
+}
+
+// blamePruned finds out whether it is the file pruned that makes the records
+// after it look changed.
+func (v *verification) blamePruned(h *Harm) error {
+	gone := v.gone.Next()
+	if h.Kind != KindChanged || gone == 0 || v.at.fit > gone {
+		return nil
+	}
+	root, err := v.gone.Root()
+	if err != nil {
+		return err
+	}
+	for _, p := range v.pieces {
+		if p.void() || p.limit <= gone {
+			continue
+		}
+		_, err := p.scan(func(_ []byte, r Record) error {
+			if r.Type == LogPrune && r.Head.Size == gone && r.Head.Root != root {
+				*h = Harm{KindPruned, "", 0, 0, gone, fmt.Sprintf("the file pruned has hashes of other records than those that record %d says were taken away", r.Seq), 0}
+				return errStop
+			}
+			return v.ctx.Err()
+		})
+		if err == errStop {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// indexes looks at the indexes beside the segments.
+func (v *verification) indexes() error {
+	for _, p := range v.pieces {
+		path := p.beside(indexEnd)
+		err := checkIndex(path, v.opts.Keys)
+		switch {
+		case err == nil || errors.Is(err, fs.ErrNotExist):
+		case errors.As(err, new(*fs.PathError)):
+			return fmt.Errorf("audit: read an index: %w", err)
+		default:
+			v.at.harms = addHarm(v.at.harms, Harm{KindIndex, path, 0, p.first, p.first, err.Error(), 0})
+		}
+	}
+	return nil
+}
+
+const indexEnd = ".index"
+
+// checkIndex returns an error unless one of the keys has signed the index.
+// Without keys nothing is asked.
+func checkIndex(path string, keys []note.Verifier) error {
+	const most = 1 << 20 // of a note
+	if len(keys) == 0 {
+		return nil
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if info.Size() > most {
+		return fmt.Errorf("the index has more than %d bytes", most)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if _, err = note.Open(text, note.VerifierList(keys...)); err != nil {
+		return fmt.Errorf("the index is not signed with the log key: %w", err)
+	}
+	return nil
+}
+
+// bareFor is how much time of records may have no head over them. The log signs
+// every second.
+const bareFor = time.Minute
+
+func (v *verification) verdict() *Verdict {
+	m := &v.at
+	r := &Verdict{
+		Dir: v.dir, First: v.gone.Next(), Next: m.tree.Next(), Segments: m.segments, Bytes: m.bytes, Torn: m.torn, Open: len(v.open.open),
+		Keys: []string{}, Heads: m.compared, Signatures: m.signatures, SinceSays: m.since, Protected: m.proven,
+		Harms: append(append([]Harm{}, m.harms...), v.odd...), Gaps: []string{}, Notes: []string{},
+	}
+	for _, k := range v.opts.Keys {
+		r.Keys = append(r.Keys, fmt.Sprintf("%s+%08x", k.Name(), k.KeyHash()))
+	}
+	r.Begin, _ = time.Parse(timeLayout, m.begin)
+	r.End, _ = time.Parse(timeLayout, string(m.order.last))
+	if v.open.full {
+		r.Open = -1
+	}
+	if m.head != nil {
+		r.Head = signedFor(m.head)
+	}
+	if s := v.opts.Since; s != nil {
+		r.Since = signedFor(s)
+		if m.since == "" {
+			r.SinceSays = SinceNotAsked
+		}
+	}
+	if r.Good() {
+		v.limits(r)
+	}
+	return r
+}
+
+// limits says what a good verdict does not.
+func (v *verification) limits(r *Verdict) {
+	gap := func(format string, args ...any) { r.Gaps = append(r.Gaps, fmt.Sprintf(format, args...)) }
+	say := func(format string, args ...any) { r.Notes = append(r.Notes, fmt.Sprintf(format, args...)) }
+	if len(r.Keys) == 0 {
+		gap("There is no log key to check by: only the structure was looked at, and whoever edits the log with some care is not noticed.")
+	} else if r.Head == nil {
+		gap("No head is signed with the key: none of the records is protected by it.")
+	}
+	if r.SinceSays == SincePruned {
+		gap("The head that was kept counts %d records, and retention has taken away %d: it cannot be compared any more.", r.Since.Size, r.First)
+	}
+	if r.Open < 0 {
+		gap("More than %d forwards were open at a time: that each has one end was not checked.", mostOpen)
+	}
+	bare, _ := time.Parse(timeLayout, v.at.bare)
+	if r.Protected > 0 && v.at.bare != "" && r.End.Sub(bare) > bareFor {
+		gap("The records from %d on, of %s, have no head over them, though the log signs every second: it could not, or their heads were removed.",
+			r.Protected, r.End.Sub(bare).Round(time.Second))
+	}
+
+	if r.SinceSays == SinceFits {
+		say("Somebody with the log key can have changed what comes after the %d records of the head that was kept.", r.Since.Size)
+	} else {
+		say("Without a head that was kept elsewhere (--since), somebody with the log key, or who put back an older copy of the whole folder, is not noticed.")
+	}
+	if n := r.Protected; n > 0 && n < r.Next {
+		at := "the head that was kept"
+		if r.Head != nil && r.Head.Size == n {
+			at = "the head of " + r.Head.Time.Format(time.RFC3339)
+		}
+		say("Nothing after record %d (%s) is protected by a head yet.", n-1, at)
+	}
+	if r.Torn > 0 {
+		say("Behind the last record stand %d bytes that are none: a crash has left them, or they are being written.", r.Torn)
+	}
+}
