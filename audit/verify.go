@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -357,7 +358,7 @@ func (v *verification) stopped(p piece, n int, line []byte, err error) (*Harm, e
 	next := v.at.tree.Next()
 	switch {
 	case errors.Is(err, errPacked):
-		return &Harm{KindUnpack, p.path, 0, next, max(next+1, min(p.limit, noLimit-1)), errors.Unwrap(err).Error(), 0}, nil
+		return &Harm{KindUnpack, p.path, 0, next, max(next+1, min(p.limit, noLimit-1)), strings.TrimPrefix(err.Error(), p.path+": "), 0}, nil
 	case err != io.EOF && err != bufio.ErrBufferFull:
 		return nil, fmt.Errorf("audit: read a segment: %w", err)
 	case p.limit == noLimit && !p.packed:
@@ -449,6 +450,9 @@ func are(from, to uint64) string {
 // short is a segment whose records end before the next one begins.
 func (v *verification) short(p piece) *Harm {
 	next := v.at.tree.Next()
+	if p.packed && next == p.first {
+		return &Harm{KindUnpack, p.path, 0, next, p.limit, "no record is in it", 0}
+	}
 	why := fmt.Sprintf("%s missing after it", are(next, p.limit))
 	for _, f := range v.files {
 		if f.key.after(p.key()) && f.key.first < p.limit && f.size > 0 {

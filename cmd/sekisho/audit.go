@@ -12,6 +12,6 @@ the log is changed afterwards, also by somebody who has the server.`,
 		RunE: needsCommand,
 	}
 	cmd.AddCommand(auditReaders(std, nil)...)
-	cmd.AddCommand(newAuditKey(std), newAuditCheckProof(std), newAuditWitness(std))
+	cmd.AddCommand(newAuditVerify(std), newAuditKey(std), newAuditCheckProof(std), newAuditWitness(std))
 	return cmd
 }
