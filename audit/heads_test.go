@@ -17,7 +17,7 @@ import (
 )
 
 // withKey are options with a new log key.
-func withKey(t *testing.T) Options {
+func withKey(t testing.TB) Options {
 	t.Helper()
 	private, public, err := note.GenerateKey(nil, "bastion-1")
 	try(t, err)
