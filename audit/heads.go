@@ -2,6 +2,8 @@ package audit
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -184,7 +186,7 @@ func splitHeads(b []byte) [][]byte {
 	var heads [][]byte
 	for i := 0; i+headLines <= len(lines); i++ {
 		end := i + headLines
-		if len(lines[end-2]) != 1 || !bytes.HasPrefix(lines[end-1], []byte("— ")) {
+		if len(lines[end-2]) != 1 || !bytes.HasPrefix(lines[end-1], []byte("— ")) || !wholeSignature(bytes.TrimSuffix(lines[end-1], []byte("\n"))) {
 			continue
 		}
 		text := bytes.Join(lines[i:end], nil)
@@ -196,6 +198,13 @@ func splitHeads(b []byte) [][]byte {
 		i = end - 1
 	}
 	return heads
+}
+
+// wholeSignature reports whether the line with a signature is as long as one
+// with Ed25519 is, after the 4 bytes that name the key. What a full disk cuts
+// off looks like a wrong signature otherwise.
+func wholeSignature(line []byte) bool {
+	return len(line)-1-bytes.LastIndexByte(line, ' ') == base64.StdEncoding.EncodedLen(4+ed25519.SignatureSize)
 }
 
 // mostHeads bounds a file of heads that is read: more than what a day of them

@@ -142,7 +142,7 @@ func TestHeads(t *testing.T) {
 		whole, err := os.ReadFile(file)
 		try(t, err)
 		one := string(splitHeads(whole)[0])
-		for _, end := range []string{"b", "bastion-1", "bastion-1\n", "bastion-1\n2\n", "bastion-1\n2\nabc", one[:len(one)-3], "\x00\x00\x00"} {
+		for _, end := range []string{"b", "bastion-1", "bastion-1\n", "bastion-1\n2\n", "bastion-1\n2\nabc", one[:len(one)-3], one[:len(one)-5], one[:len(one)-9], "\x00\x00\x00"} {
 			got := splitHeads([]byte(string(whole) + end + "\n" + string(whole)))
 			same(t, len(got), 2*len(splitHeads(whole)))
 		}
