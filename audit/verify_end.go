@@ -6,8 +6,6 @@ import (
 	"io/fs"
 	"time"
 
-	"golang.org/x/mod/sumdb/note"
-
 	"sekisho/audit/tree"
 )
 

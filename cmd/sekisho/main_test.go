@@ -52,6 +52,7 @@ func runScripts(t *testing.T, dir string) {
 			"notexist": notExist,
 			"answer":   scriptAnswer,
 			"proof":    scriptProof,
+			"writelog": scriptWriteLog,
 		},
 		RequireExplicitExec: true,
 	})
