@@ -5,9 +5,12 @@ import (
 	"fmt"
 )
 
-// mostOpen bounds how many forwards are followed at a time: more than a server
-// can have open.
-const mostOpen = 100_000
+// What is remembered of forwards is bounded: more of them than a server can have
+// open, and more of each than its id is long.
+const (
+	mostOpen = 100_000
+	mostID   = 64 // bytes of an id that tell it from others
+)
 
 // openForwards are those that have no end yet, with the record that opened
 // them. Each record is looked at once.
@@ -37,6 +40,7 @@ func (o *openForwards) see(kind, rest []byte, seq uint64) string {
 		return ""
 	}
 	id := forwardOf(rest)
+	id = id[:min(len(id), mostID)]
 	before, known := o.open[string(id)]
 	switch {
 	case opens && known:

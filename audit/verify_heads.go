@@ -103,7 +103,7 @@ func glimpse(b []byte) (h headText, end int) {
 			continue
 		}
 		size, err := strconv.ParseUint(string(lines[1]), 10, 64)
-		if err != nil || len(lines[2]) != base64.StdEncoding.EncodedLen(len(tree.Hash{})) || len(text) > tree.MaxHead {
+		if err != nil || len(lines[2]) != base64.StdEncoding.EncodedLen(len(tree.Hash{})) || !wholeSignature(b[at:at+n]) {
 			continue
 		}
 		return headText{text: text, size: size, root: string(lines[2])}, at + n + 1

@@ -159,11 +159,11 @@ func TestHistoriesVerify(t *testing.T) {
 			l, err := Open(dir, o)
 			try(t, err)
 			var mu sync.Mutex
-			fails := rnd.IntN(3) == 0
+			fails, chance := rnd.IntN(3) == 0, rand.New(rand.NewPCG(seed, rnd.Uint64()))
 			d.failing(func(op, _ string) error {
 				mu.Lock()
 				defer mu.Unlock()
-				if fails && rnd.IntN(6) == 0 {
+				if fails && chance.IntN(6) == 0 {
 					return syscall.EIO
 				}
 				return nil

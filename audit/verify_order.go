@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-
-	"sekisho/audit/tree"
 )
 
 // An order is what the next record has to follow on.
@@ -82,8 +80,8 @@ func (o *order) count() {
 }
 
 // check says why a record, whose number is right, cannot stand where it does.
-// The root is that of all records before it.
-func (o *order) check(r *Record, line []byte, root tree.Hash) (kind Kind, why string) {
+// If a run begins with it, before is the head of all records before it.
+func (o *order) check(r *Record, line []byte, before TreeHead) (kind Kind, why string) {
 	at := r.Time.Format(timeLayout)
 	switch starts := r.Type == ServerStart; {
 	case !o.start && starts:
@@ -96,7 +94,7 @@ func (o *order) check(r *Record, line []byte, root tree.Hash) (kind Kind, why st
 		return KindSegment, fmt.Sprintf("run %q does not begin with %s", r.Run, ServerStart)
 	case at < string(o.last):
 		return KindEdited, fmt.Sprintf("its time is %s, and that of the record before it %s", at, o.last)
-	case starts && (r.Head.Size != r.Seq || r.Seq > 0 && r.Head.Root != root):
+	case starts && r.Head != before:
 		return KindChanged, fmt.Sprintf("record %d, with which a run begins, has the head of other records before it", r.Seq)
 	}
 	o.last = append(o.last[:0], at...)

@@ -622,3 +622,58 @@ func TestATornEndIsNoHarm(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 }
+
+func TestHeadStream(t *testing.T) {
+	opts := withKey(t)
+	key := VerifyOptions{Keys: []note.Verifier{opts.Verifier}}
+	t.Run("reads every head of files that are longer than what is read at once", func(t *testing.T) {
+		dir := t.TempDir()
+		var r tree.Range
+		var lines, heads []byte
+		rec := Record{V: Version, Time: at, Bastion: "b", Run: "R", Type: ServerStart}
+		for r.Next() < 3000 {
+			rec.Seq = r.Next()
+			line := rec.AppendJSON(nil)
+			r.Append(tree.Leaf(line))
+			root, err := r.Root()
+			try(t, err)
+			head, err := tree.Head{Size: r.Next(), Root: root, Time: at}.Sign(opts.Signer)
+			try(t, err)
+			lines = append(append(lines, line...), '\n')
+			heads = append(append(heads, head...), '\n')
+			rec.Type = PolicyLoad
+			if r.Next()%7 == 0 { // what a crash leaves
+				heads = append(heads, head[:int(r.Next())%(len(head)-1)]...)
+				heads = append(heads, '\n')
+			}
+		}
+		try(t, os.WriteFile(filepath.Join(dir, pieceName(0, 0)), lines, 0o600), os.WriteFile(filepath.Join(dir, stem(0, 0)+headsEnd), heads, 0o600))
+		for _, o := range []VerifyOptions{key, {}} {
+			if v := verify(t, dir, o); !v.Good() || v.Heads != 3000 || v.Signatures > 1 {
+				t.Errorf("%+v", v)
+			}
+		}
+		// A head within has another root: of somebody with the key, who has not
+		// thought of it.
+		heads = bytes.Replace(heads, []byte("\n1500\n"), []byte("\n1501\n"), 1)
+		try(t, os.WriteFile(filepath.Join(dir, stem(0, 0)+headsEnd), heads, 0o600))
+		if v := verify(t, dir, key); len(v.Harms) != 1 || v.Harms[0].Kind != KindSignature || v.Harms[0].To != 1501 {
+			t.Errorf("%+v", v)
+		}
+	})
+	t.Run("finds nothing in anything else", func(t *testing.T) {
+		for _, s := range []string{"", "\n\n— ", "\n\n— \n", "a\n\n— b\n", "\n\n\n\n\n— b\n", "1\n\n— 1\n\n— 1\n", strings.Repeat("x\n", 9000) + "\n— b\n"} {
+			if _, end := glimpse([]byte(s)); end > 0 {
+				t.Errorf("%.40q", s)
+			}
+		}
+	})
+}
+
+func TestNumbersAreCounted(t *testing.T) {
+	o := newOrder(0)
+	for n := range 12000 {
+		same(t, string(o.seq), strconv.Itoa(n))
+		o.count()
+	}
+}
