@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -102,6 +103,7 @@ type mark struct {
 	segments   int
 	bytes      int64
 	begin      string
+	offset     int64 // in the segment
 	torn       int64
 	compared   int
 	signatures int
@@ -200,6 +202,9 @@ func (v *verification) walk(trust uint64) (*Harm, error) {
 		}
 		harm, err := v.piece(p, f, trust)
 		f.Close()
+		if errors.Is(err, fs.ErrNotExist) { // it was packed when it was to be looked at again
+			err = errMoved
+		}
 		if err == errEnd || harm == nil && err == nil && p.limit == noLimit {
 			break
 		}
@@ -246,7 +251,7 @@ func (v *verification) piece(p piece, f *stream, trust uint64) (*Harm, error) {
 	m.key = p.key()
 	m.segments++
 	m.order.enter()
-	m.torn = 0
+	m.offset, m.torn = 0, 0
 
 	lines := lineReader(f)
 	defer readers.Put(lines)
@@ -281,6 +286,7 @@ func (v *verification) piece(p piece, f *stream, trust uint64) (*Harm, error) {
 		}
 		m.tree.Append(tree.Leaf(text))
 		m.bytes += int64(len(line))
+		m.offset += int64(len(line))
 		if m.tree.Next() >= due {
 			if harm, err := v.compare(trust > 0); harm != nil || err != nil {
 				return harm, err
@@ -373,38 +379,49 @@ func (v *verification) stopped(p piece, n int, line []byte, err error) (*Harm, e
 // torn is the end of the newest segment that is no record. A crash leaves that,
 // as does a writer at work, if nothing is behind it.
 func (v *verification) torn(p piece, n int, why error) (*Harm, error) {
-	next := v.at.tree.Next()
-	size, end, after, err := p.tail(next)
+	m := &v.at
+	next := m.tree.Next()
+	after, err := p.recordAfter(m.offset)
 	if err != nil {
 		return nil, err
 	}
-	if after {
+	size, grown, err := p.recordAt(m.offset, next)
+	switch {
+	case err != nil:
+		return nil, err
+	case grown: // it was being written
+		return nil, errEnd
+	case after:
 		return &Harm{KindEdited, p.path, n, next, next + 1, why.Error() + ", yet a record follows", 0}, nil
 	}
-	v.at.torn = size - end
+	m.torn = max(size-m.offset, 0)
 	return nil, errEnd
+}
+
+// recordAt reports whether the record of that number stands at an offset, and
+// returns the size of the file.
+func (p piece) recordAt(offset int64, seq uint64) (size int64, found bool, err error) {
+	f, err := os.Open(p.path)
+	if err != nil {
+		return 0, false, fmt.Errorf("audit: read a segment: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return 0, false, fmt.Errorf("audit: read a segment: %w", err)
+	}
+	lines := lineReader(io.NewSectionReader(f, offset, maxLine))
+	defer readers.Put(lines)
+	line, err := lines.ReadSlice('\n')
+	if err != nil {
+		return info.Size(), false, nil
+	}
+	r, err := ParseRecord(line[:len(line)-1])
+	return info.Size(), err == nil && r.Seq == seq, nil
 }
 
 // errEnd is that there are no more records, though something is behind them.
 var errEnd = errors.New("the end of the records")
-
-// tail finds the end of the records of p, of which next is the seq after the
-// last, and what is behind it.
-func (p piece) tail(next uint64) (size, end int64, after bool, err error) {
-	e, err := p.scan(func(_ []byte, r Record) error {
-		if r.Seq >= next { // it has grown meanwhile
-			return errStop
-		}
-		return nil
-	})
-	if err != nil && err != errStop {
-		return 0, 0, false, err
-	}
-	if err == nil {
-		after, err = p.recordAfter(e.end)
-	}
-	return e.size, e.end, after, err
-}
 
 // breathe ends a verification that is no longer wanted, and tells how far it is.
 func (v *verification) breathe() error {
