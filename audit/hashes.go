@@ -16,9 +16,10 @@ import (
 // ErrPruned is that of hashes which need records that retention took away.
 var ErrPruned = errors.New("retention has taken away the records that it needs")
 
-// A hashReader reads nodes of the tree out of the folder of a log. It hashes what it
-// needs again, in one pass and with little memory: nothing but the records is
-// kept of a tree, and nobody asks for its nodes often.
+// A hashReader reads nodes of the tree out of the folder of a log. Whole
+// segments are in their indexes, and of the one or two that a node begins or
+// ends in, the records are hashed again: nothing else is kept of a tree, and
+// nobody asks for its nodes often.
 type hashReader struct {
 	dir  string
 	keys []note.Verifier // of indexes that can be used
@@ -89,7 +90,7 @@ func (h hashReader) feed(p piece, wants []*wanted) error {
 			here = append(here, w)
 		}
 	}
-	if len(here) == 0 {
+	if here = h.take(p, here); len(here) == 0 {
 		return nil
 	}
 	last := uint64(0)
@@ -113,6 +114,22 @@ func (h hashReader) feed(p piece, wants []*wanted) error {
 		}
 		return nil
 	})
+}
+
+// take lets the nodes grow by what the index of the piece has of them, and
+// returns those for which it has to be read.
+func (h hashReader) take(p piece, here []*wanted) (rest []*wanted) {
+	x, err := p.index(h.keys...)
+	if err != nil || x == nil {
+		return here // what is not signed with a key is no index
+	}
+	for _, w := range here {
+		part, ok := x.tree.Part(w.Next(), min(w.end(), x.Next()))
+		if !ok || w.Join(part) != nil {
+			rest = append(rest, w)
+		}
+	}
+	return rest
 }
 
 // lines calls fn with the lines of the piece that count, without asking

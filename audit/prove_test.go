@@ -57,11 +57,21 @@ func prune(t *testing.T, dir string, lines [][]byte, n int) uint64 {
 }
 
 func TestProofs(t *testing.T) {
+	t.Run("out of the records", func(t *testing.T) { testProofs(t, false) })
+	t.Run("with indexes", func(t *testing.T) { testProofs(t, true) })
+}
+
+func testProofs(t *testing.T, indexed bool) {
 	dir, opts := t.TempDir(), withKey(t)
 	lines, heads := history(t, dir, opts)
 	pieces, err := list(dir)
 	try(t, err)
 	for i, p := range pieces[:len(pieces)-1] {
+		if indexed && i%3 != 0 {
+			x := newIndexer(p.first)
+			must2(p.scan(func(line []byte, r Record) error { x.add(line, r); return nil }))
+			try(t, os.WriteFile(p.beside(indexEnd), must2(x.done().sign(opts.Signer)), 0o600))
+		}
 		if i%2 == 0 {
 			packed(t, p.path)
 		}
@@ -72,7 +82,7 @@ func TestProofs(t *testing.T) {
 			for seq := from; seq < size; seq++ {
 				all = append(all, tree.Proven{Seq: uint64(seq), Line: lines[seq]})
 			}
-			text, err := Prove(dir, heads[size], all)
+			text, err := Prove(dir, heads[size], all, opts.Verifier)
 			try(t, err)
 			_, proven, err := tree.CheckProof(text, opts.Verifier)
 			try(t, err)
@@ -83,7 +93,7 @@ func TestProofs(t *testing.T) {
 				if size == 0 || (size+3*old)%7 != 0 && size != len(lines) && old != from {
 					continue // enough of them
 				}
-				text, err := Answer(dir, heads[size], uint64(old))
+				text, err := Answer(dir, heads[size], uint64(old), opts.Verifier)
 				try(t, err)
 				var kept *tree.Head
 				if old > 0 {

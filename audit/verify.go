@@ -169,7 +169,7 @@ func (v *verification) run() error {
 		}
 		v.at.harms = slices.Insert(v.at.harms, 0, *harm)
 	}
-	return v.indexes()
+	return nil
 }
 
 // look takes the list of what is there: the heads first, so that there is a
@@ -301,9 +301,11 @@ func (v *verification) piece(p piece, f *stream, trust uint64) (*Harm, error) {
 		return v.short(p), nil
 	}
 	if p.packed {
-		return v.packedEnd(p, lines)
+		if harm, err := v.packedEnd(p, lines); harm != nil || err != nil {
+			return harm, err
+		}
 	}
-	return nil, nil
+	return nil, v.index(p, before.tree)
 }
 
 // packedEnd makes sure that a segment unpacks to its end and has records.

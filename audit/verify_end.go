@@ -107,23 +107,32 @@ func (v *verification) blamePruned(h *Harm) error {
 	return nil
 }
 
-// indexes looks at the indexes beside the segments.
-func (v *verification) indexes() error {
+// index looks at the index beside a piece that is good so far, before which the
+// log was the tree given. A search believes the index, so that it has to be of
+// just these records.
+func (v *verification) index(p piece, before tree.Range) error {
 	if len(v.opts.Keys) == 0 {
 		return nil
 	}
-	for _, p := range v.pieces {
-		path := p.beside(indexEnd)
-		_, err := p.index(v.opts.Keys...)
-		switch {
-		case err == nil:
-		case errors.As(err, new(*fs.PathError)):
-			return fmt.Errorf("audit: read an index: %w", err)
-		default:
-			v.at.harms = addHarm(v.at.harms, Harm{KindIndex, path, 0, p.first, p.first, err.Error(), 0})
+	x, err := p.index(v.opts.Keys...)
+	if errors.As(err, new(*fs.PathError)) {
+		return err
+	}
+	if err == nil && x != nil {
+		if before.Join(x.tree) != nil || !sameRoot(before, v.at.tree) {
+			err = fmt.Errorf("audit: %s: %w", p.beside(indexEnd), ErrOtherRecords)
 		}
 	}
+	if err != nil {
+		v.at.harms = addHarm(v.at.harms, Harm{KindIndex, p.beside(indexEnd), 0, p.first, p.first, err.Error(), 0})
+	}
 	return nil
+}
+
+func sameRoot(a, b tree.Range) bool {
+	x, err1 := a.Root()
+	y, err2 := b.Root()
+	return err1 == nil && err2 == nil && x == y
 }
 
 // bareFor is how much time of records may have no head over them. The log signs

@@ -155,7 +155,7 @@ func TestHistoriesVerify(t *testing.T) {
 		for range 6 {
 			d := &testDisk{}
 			o := opts
-			o.Bastion, o.SegmentSize, o.disk, o.now = "b", 2000, d, ticking()
+			o.Bastion, o.SegmentSize, o.disk, o.now, o.still = "b", 2000, d, ticking(), true
 			l, err := Open(dir, o)
 			try(t, err)
 			var mu sync.Mutex

@@ -569,19 +569,36 @@ func TestVerifyOtherHarm(t *testing.T) {
 			t.Errorf("%+v", v)
 		}
 	})
-	t.Run("an index that nobody signed", func(t *testing.T) {
+	t.Run("an index that nobody signed, or that is of other records", func(t *testing.T) {
 		f := honest(t, opts.Signer)
 		dir := f.save(t, false)
-		path := filepath.Join(dir, stem(0, 0)+indexEnd)
-		text, err := note.Sign(&note.Note{Text: "an index\n"}, opts.Signer)
-		try(t, err, os.WriteFile(path, text, 0o600))
+		pieces := must2(list(dir))
+		p := pieces[0]
+		write := func(as piece, change func([]byte) []byte) {
+			i := newIndexer(as.first)
+			n := as.first
+			must2(as.scan(func(line []byte, r Record) error { i.add(change(line), r); n++; return nil }))
+			text := must2(i.done().sign(opts.Signer))
+			try(t, os.WriteFile(p.beside(indexEnd), text, 0o600))
+		}
+		as := func(b []byte) []byte { return b }
+		write(p, as)
 		if v := verify(t, dir, key); !v.Full() {
 			t.Errorf("%+v", v)
 		}
-		try(t, os.WriteFile(path, bytes.Replace(text, []byte("an index"), []byte("no index"), 1), 0o600))
-		if v := verify(t, dir, key); len(v.Harms) != 1 || v.Harms[0].Kind != KindIndex || v.Harms[0].File != path {
-			t.Errorf("%+v", v)
+		harmed := func() {
+			t.Helper()
+			if v := verify(t, dir, key); len(v.Harms) != 1 || v.Harms[0].Kind != KindIndex || v.Harms[0].File != p.beside(indexEnd) {
+				t.Errorf("%+v", v)
+			}
 		}
+		text := must2(os.ReadFile(p.beside(indexEnd)))
+		try(t, os.WriteFile(p.beside(indexEnd), bytes.Replace(text, []byte("\nrun "), []byte("\nrun 0"), 1), 0o600))
+		harmed()
+		write(p, func(b []byte) []byte { return append([]byte(" "), b...) }) // of another log with the same numbers
+		harmed()
+		write(pieces[1], as)
+		harmed()
 	})
 	t.Run("heads in the place of others", func(t *testing.T) {
 		f := honest(t, opts.Signer)
