@@ -50,7 +50,7 @@ type FailedLogin struct {
 	Source     netip.Addr `json:"source,omitzero"`
 	Count      uint64     `json:"count"`
 	Logins     []string   `json:"logins"`      // some of the names that were tried
-	MoreLogins bool       `json:"more_logins"` // there were others
+	MoreLogins bool       `json:"more_logins"` // there were others, or may have been
 	First      time.Time  `json:"first"`
 	Last       time.Time  `json:"last"`
 	Others     bool       `json:"others,omitempty"`
@@ -77,7 +77,7 @@ type Reached struct {
 // reported are the types of records that a report is made of.
 var reported = []string{
 	string(audit.ForwardOpen), string(audit.ForwardDeny), string(audit.ForwardProgress), string(audit.ForwardClose),
-	string(audit.ForwardFail), string(audit.ForwardLost), string(audit.AuthFail), string(audit.RequestDeny),
+	string(audit.ForwardFail), string(audit.ForwardLost), string(audit.AuthFail), string(audit.AuthFlood), string(audit.RequestDeny),
 }
 
 // NewReport makes the report of the records that fit. The query must leave all types
@@ -129,7 +129,7 @@ func (s *summing) see(r *audit.Record) error {
 		s.deny(r, hostPort(audit.Endpoint{Host: normalHost(r.Target.Host), Port: r.Target.Port}))
 	case audit.RequestDeny:
 		s.deny(r, asked+r.Request)
-	case audit.AuthFail:
+	case audit.AuthFail, audit.AuthFlood:
 		s.fail(r)
 	default:
 		return s.forward(r)
@@ -155,22 +155,32 @@ func (s *summing) deny(r *audit.Record, what string) {
 	d.Last = r.Time
 }
 
+// fail counts a failed login, or a flood of them. A flood names a source or
+// is what came from all others.
 func (s *summing) fail(r *audit.Record) {
-	key := r.Source.Addr()
+	const others = "::" // nobody comes from there
+	key, first, count := r.Source.Addr(), r.Time, uint64(1)
+	if r.Type == audit.AuthFlood {
+		first, count = r.Time.Add(-r.Duration), r.Count
+	}
 	f := s.failed[key]
+	if f == nil && (len(s.failed) >= mostDenied || !key.IsValid()) {
+		key = netip.MustParseAddr(others)
+		f = s.failed[key]
+	}
 	if f == nil {
-		f = &FailedLogin{Source: key, First: r.Time, Logins: []string{}}
-		if len(s.failed) >= mostDenied {
-			key = netip.IPv6Unspecified() // nobody comes from there
-			f = &FailedLogin{Others: true, First: r.Time, Logins: []string{}}
-			if others := s.failed[key]; others != nil {
-				f = others
-			}
+		f = &FailedLogin{Source: key, First: first, Logins: []string{}}
+		if f.Others = key == netip.MustParseAddr(others); f.Others {
+			f.Source = netip.Addr{}
 		}
 		s.failed[key] = f
 	}
-	f.Count++
+	f.Count += count
 	f.Last = r.Time
+	if r.Type == audit.AuthFlood {
+		f.MoreLogins = true // their names are not recorded
+		return
+	}
 	login := abbreviate(r.Login)
 	switch {
 	case slices.Contains(f.Logins, login):
