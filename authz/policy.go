@@ -151,11 +151,7 @@ func (p *Policy) WithOwn(own []netip.Addr) *Policy {
 func (p *Policy) Decide(r Request) Decision {
 	u, s := p.standing(&r)
 	if s.reason != "" {
-		d := Decision{Reason: s.reason, Detail: s.detail, Next: s.next}
-		if u != nil {
-			d.Policy = p.hash
-		}
-		return d
+		return Decision{Reason: s.reason, Detail: s.detail, Next: s.next, Policy: p.Hash()}
 	}
 	if reason, detail := p.lockedDown(u, &r); reason != "" {
 		return Decision{Reason: reason, Detail: detail, Next: s.next, Policy: p.hash}

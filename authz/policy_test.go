@@ -208,6 +208,9 @@ func TestDecide(t *testing.T) {
 			if d.Effect == Deny && d.Detail == "" {
 				t.Error("a denial without a sentence")
 			}
+			if d.Policy != p.Hash() {
+				t.Errorf("decided by policy %q", d.Policy)
+			}
 			if again := p.Decide(tt.req); again != d {
 				t.Errorf("asked again: %+v", again)
 			}
