@@ -492,6 +492,7 @@ func (open forwards) see(r Record, pruned bool) {
 		f.Address = r.Address
 	case r.Type == ForwardProgress:
 		f.BytesUp, f.BytesDown = r.BytesUp, r.BytesDown
+		f.Grant, f.Policy = r.Grant, r.Policy
 	}
 }
 
@@ -512,6 +513,7 @@ func (open forwards) lost() []Record {
 			User:       f.User,
 			Login:      f.Login,
 			Key:        f.Key,
+			Cert:       f.Cert,
 			Client:     f.Client,
 			Source:     f.Source,
 			Originator: f.Originator,

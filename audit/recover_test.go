@@ -175,11 +175,13 @@ func TestTamperingIsRefused(t *testing.T) {
 func TestForwardsOfADeadRunAreLost(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir, Options{})
+	certified := opened("f1")
+	certified.Cert = Certificate{"corp", "bob@corp", 17}
 	must(t, l,
-		opened("f1"), opened("f2"), opened("f3"), opened("f4"), opened("f5"),
+		certified, opened("f2"), opened("f3"), opened("f4"), opened("f5"),
 		Record{Type: ForwardRetry, Forward: "f2", Address: netip.MustParseAddrPort("10.0.11.148:3306")},
 		Record{Type: ForwardProgress, Forward: "f2", BytesUp: 5, BytesDown: 6},
-		Record{Type: ForwardProgress, Forward: "f2", BytesUp: 7, BytesDown: 8},
+		Record{Type: ForwardProgress, Forward: "f2", BytesUp: 7, BytesDown: 8, Grant: "night", Policy: "sha256:0123"},
 		Record{Type: ForwardClose, Forward: "f3"},
 		Record{Type: ForwardFail, Forward: "f4"},
 		Record{Type: ForwardDeny, Forward: "f6"},
@@ -195,9 +197,13 @@ func TestForwardsOfADeadRunAreLost(t *testing.T) {
 		want := opened(id)
 		want.Seq, want.Time, want.Bastion, want.Run = uint64(len(all)-3+i), lost[i].Time, "b", l.Run()
 		want.Type, want.Reason, want.Detail = ForwardLost, "crash", lost[i].Detail
-		if id == "f2" {
+		switch id {
+		case "f1":
+			want.Cert = certified.Cert
+		case "f2":
 			want.Address = netip.MustParseAddrPort("10.0.11.148:3306")
 			want.BytesUp, want.BytesDown = 7, 8
+			want.Grant, want.Policy = "night", "sha256:0123"
 		}
 		same(t, lost[i], want)
 		if lost[i].Detail == "" {
