@@ -24,6 +24,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"sekisho/audit"
+	"sekisho/audit/schematest"
 )
 
 // The private hosts of these tests. Their names are only in the bastion's
@@ -330,7 +331,15 @@ func (b *bastion) judge() {
 			t.Errorf("the server said %q", bad)
 		}
 	}
-	for _, f := range sortedForwards(b.book()) {
+	records := b.records()
+	var schema schematest.Check
+	for _, r := range records {
+		schema.Line(r.AppendJSON(nil))
+	}
+	if err := schema.Err(); err != nil {
+		t.Error(err)
+	}
+	for _, f := range sortedForwards(forwardsOf(records)) {
 		if f.open == nil {
 			if f.end != nil || f.deny == nil {
 				t.Errorf("forward %s has an end and no open", f.id)

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"sekisho/audit"
+	"sekisho/audit/schematest"
 	"sekisho/authz"
 	"sekisho/bastion"
 )
@@ -134,6 +135,11 @@ func Start(t testing.TB, opts Options) *Bastion {
 		server.Shutdown(context.Background())
 		if err := <-served; err != nil {
 			t.Errorf("Serve: %v", err)
+		}
+		if book, ok := opts.Recorder.(*Book); ok {
+			if err := CheckSchema(book.Records()); err != nil {
+				t.Error(err)
+			}
 		}
 		if t.Failed() {
 			t.Logf("operational log:\n%s", b.Lines)
@@ -364,13 +370,24 @@ func (b *Book) Await(t testing.TB, typ audit.Type, n int) audit.Record {
 	return b.Records(typ)[n-1]
 }
 
-// Check fails the test unless every open has exactly one end after it, and no
-// end or progress stands elsewhere.
+// Check fails the test unless every open has exactly one end after it, no end
+// or progress stands elsewhere, and every record is as the schema has it.
 func (b *Book) Check(t testing.TB) {
 	t.Helper()
-	if err := CheckForwards(b.Records()); err != nil {
+	if err := errors.Join(CheckForwards(b.Records()), CheckSchema(b.Records())); err != nil {
 		t.Error(err)
 	}
+}
+
+// CheckSchema reports what of records is not as the schema of the log has it.
+func CheckSchema(records []audit.Record) error {
+	var check schematest.Check
+	for _, rec := range records {
+		// What audit.Log fills in.
+		rec.V, rec.Bastion, rec.Run = audit.Version, "test", "01KBXXH9A8W9ZK7V4M1C0E2D3F"
+		check.Line(rec.AppendJSON(nil))
+	}
+	return check.Err()
 }
 
 // CheckForwards reports the first forward whose records do not tell a whole
