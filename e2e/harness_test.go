@@ -3,8 +3,9 @@
 // Package e2e tests the sekisho command from outside: the binary that an
 // administrator runs, the stock clients that people type, and real peers as
 // private hosts (OpenSSH's sshd, MariaDB). Nothing of the product is imported
-// but package audit, to read the book as an auditor would, and for one test
-// the server itself, since no setting does what that needs.
+// but package audit, to read the book as an auditor would, with the signed
+// heads of its tree, and for one test the server itself, since no setting does
+// what that needs.
 //
 //	ssh, scp, rsync, nc, curl, mariadb          a raw x/crypto/ssh client
 //	          │                                           │
@@ -19,7 +20,7 @@
 // names are resolved:
 //
 //	static    TestBulkIsTheSameAtTheOtherEndThroughManyRekeys, TestDemo…,
-//	          and sekisho init for all bastions
+//	          TestTheBookIsCompleteUnderFire…, and sekisho init for all bastions
 //	both      TestNamesAreAskedOfDNSOnlyAndOnlyThoseThatMayBe
 //	neither   TestBulkIsTheSameWhenBothSidesRenewTheirKeys, whose server runs
 //	          in the test process
@@ -34,7 +35,7 @@
 // kernel lacks what they need: the tunnel device of
 // TestStockClientsAreRefusedEverythingButForwards without /dev/net/tun, and
 // the address ::1 of TestLoopbackIsReachedOnlyWhereItIsListed without IPv6.
-// SEKISHO_SOAK=1 moves more bytes.
+// SEKISHO_SOAK=1 moves more bytes, and kills the server more often.
 package e2e
 
 import (
