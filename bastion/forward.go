@@ -114,8 +114,9 @@ const (
 	maxAddresses = 16
 	maxAnswers   = 256
 
-	// recordWait is how long an answer or an end waits for its record. The
-	// record is written all the same, but a disk that hangs holds nobody up.
+	// recordWait is how long an answer, an end or a login waits for its
+	// record. It is written all the same, but a disk that hangs holds nobody
+	// up.
 	recordWait = time.Second
 )
 
