@@ -52,7 +52,8 @@ func (f *Forwarder) connect(ctx context.Context, fw *forward, addrs []netip.Addr
 	}
 	f.end(fw, audit.ForwardFail, cause)
 	if fw.cutting.Err() != nil {
-		return nil, &Refusal{ByPolicy, fw.sentence(f.cutWords(fw, cause))}
+		kind, said := f.cutWords(fw, cause)
+		return nil, &Refusal{kind, fw.sentence(said)}
 	}
 	return nil, &Refusal{ByNetwork, fw.sentence(dialWords(fw, cause.reason))}
 }
@@ -72,8 +73,8 @@ func (f *Forwarder) recordDial(ctx context.Context, fw *forward, first bool, fai
 	if err == nil {
 		return nil
 	}
-	left := fw.ctx.Err() != nil // then the log is not to blame
 	cause := fw.cause(&endCause{reasonLogFailed, err.Error()})
+	left := fw.ctx.Err() != nil && cause != logFailed // then the log is not to blame
 	if !first && !left && ctx.Err() != nil {
 		cause = causeOf(ctx, cause) // dialling the others took all the time
 		left = true
@@ -83,7 +84,8 @@ func (f *Forwarder) recordDial(ctx context.Context, fw *forward, first bool, fai
 		fw.opened = false
 		fw.mu.Unlock()
 		if left {
-			return f.deny(fw, ByPolicy, cause, f.cutWords(fw, cause))
+			kind, said := f.cutWords(fw, cause)
+			return f.deny(fw, kind, cause, said)
 		}
 	} else {
 		// An open that is, or may yet be, in the log must get its end.
@@ -94,7 +96,7 @@ func (f *Forwarder) recordDial(ctx context.Context, fw *forward, first bool, fai
 	}
 	f.logLine(fw).WithError(err).Error("forward refused: the audit log cannot be written")
 	f.recordFailed()
-	return &Refusal{ByResource, fw.sentence("the audit log cannot be written, so no forward is opened")}
+	return &Refusal{ByResource, fw.sentence(logFailedWords)}
 }
 
 // dial connects to addr with this address's share of what is left of ctx, so

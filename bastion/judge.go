@@ -111,7 +111,8 @@ func (f *Forwarder) resolve(ctx context.Context, fw *forward, d authz.Decision) 
 func (f *Forwarder) unresolved(fw *forward, d authz.Decision, err error) *Refusal {
 	if fw.ctx.Err() != nil && !isNotFound(err) { // that is why
 		cause := fw.cause(nil)
-		return f.deny(fw, ByPolicy, cause, f.cutWords(fw, cause))
+		kind, said := f.cutWords(fw, cause)
+		return f.deny(fw, kind, cause, said)
 	}
 	reason, kind := reasonResolveFailed, ByNetwork
 	said := fmt.Sprintf("%s cannot be resolved now", fw.target())
@@ -132,16 +133,19 @@ func (f *Forwarder) mayNot(fw *forward, reason authz.Reason) string {
 		fw.principal.User, fw.target(), reason.Words())
 }
 
-// cutWords are those for a client whose forward was ended on its way. Why, in
-// full, is for the administrator: it may name addresses and other people.
-func (f *Forwarder) cutWords(fw *forward, cause *endCause) string {
+// cutWords are those for a client whose forward was ended on its way, and
+// whose doing that is. Why, in full, is for the administrator: it may name
+// addresses and other people.
+func (f *Forwarder) cutWords(fw *forward, cause *endCause) (RefusalKind, string) {
 	switch {
+	case cause == logFailed:
+		return ByResource, logFailedWords
 	case cause == draining || cause.byClient():
-		return cause.detail
+		return ByPolicy, cause.detail
 	case cause.reason == reasonKilled:
-		return "an administrator has ended it"
+		return ByPolicy, "an administrator has ended it"
 	}
-	return f.mayNot(fw, authz.Reason(cause.reason))
+	return ByPolicy, f.mayNot(fw, authz.Reason(cause.reason))
 }
 
 // decided is the cause of a forward that a decision refuses.

@@ -31,9 +31,15 @@ func (f *Forwarder) deny(fw *forward, kind RefusalKind, cause *endCause, said st
 	return &Refusal{kind, fw.sentence(said)}
 }
 
+// logFailed ends what runs, and what has not yet come to that.
+var logFailed = &endCause{reasonLogFailed, "the audit log cannot be written (audit.on_failure: close)"}
+
+// logFailedWords are those for the client.
+const logFailedWords = "the audit log cannot be written, so no forward is opened"
+
 func (f *Forwarder) recordFailed() {
 	if f.closeOnLogFailure {
-		f.live.cutAll(&endCause{reasonLogFailed, "the audit log cannot be written (audit.on_failure: close)"})
+		f.live.cutAll(logFailed)
 	}
 }
 
