@@ -31,10 +31,11 @@
 //
 // All listeners are on loopback or in network namespaces that a test made.
 // With CI=true in the environment nothing is skipped: a missing peer, or not
-// being root, is a failure. Two cases are left out, and silently, where the
+// being root, is a failure. Three cases are left out, and silently, where the
 // kernel lacks what they need: the tunnel device of
-// TestStockClientsAreRefusedEverythingButForwards without /dev/net/tun, and
-// the address ::1 of TestLoopbackIsReachedOnlyWhereItIsListed without IPv6.
+// TestStockClientsAreRefusedEverythingButForwards without /dev/net/tun, the
+// address ::1 of TestLoopbackIsReachedOnlyWhereItIsListed without IPv6, and the
+// read-only disk of TestALogThatCannotBeWritten… without /dev/loop-control.
 // SEKISHO_SOAK=1 moves more bytes, and kills the server more often.
 package e2e
 
