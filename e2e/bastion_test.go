@@ -5,9 +5,11 @@ package e2e
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net"
 	"os"
@@ -22,6 +24,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/mod/sumdb/note"
 
 	"sekisho/audit"
 	"sekisho/audit/schematest"
@@ -339,6 +342,7 @@ func (b *bastion) judge() {
 	if err := schema.Err(); err != nil {
 		t.Error(err)
 	}
+	b.judgeLog()
 	for _, f := range sortedForwards(forwardsOf(records)) {
 		if f.open == nil {
 			if f.end != nil || f.deny == nil {
@@ -359,6 +363,47 @@ func (b *bastion) judge() {
 			t.Errorf("forward %s was opened %d times", f.id, f.opens)
 		}
 	}
+}
+
+// judgeLog makes sure that the log is what was written, and nobody else's to
+// read.
+func (b *bastion) judgeLog() {
+	t := b.t
+	t.Helper()
+	public, err := os.ReadFile(filepath.Join(b.dir, "log_key.pub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := note.NewVerifier(strings.TrimSpace(string(public)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	verdict, err := audit.Verify(context.Background(), b.auditAt, audit.VerifyOptions{Keys: []note.Verifier{key}})
+	if err != nil || !verdict.Full() {
+		t.Errorf("the log does not verify: %v, %+v", err, verdict)
+	}
+	filepath.WalkDir(b.auditAt+"/.", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			t.Error(err)
+			return nil
+		}
+		info, err := d.Info()
+		if err != nil {
+			t.Error(err)
+			return nil
+		}
+		want := fs.FileMode(0o600)
+		switch {
+		case d.Type() == fs.ModeSymlink && d.Name() == "current.jsonl", d.Name() == "filler":
+			return nil
+		case d.IsDir():
+			want = 0o700 | fs.ModeDir
+		}
+		if info.Mode() != want {
+			t.Errorf("%s has the mode %v, not %v", path, info.Mode(), want)
+		}
+		return nil
+	})
 }
 
 // records reads the log as it is now.

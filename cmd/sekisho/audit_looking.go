@@ -55,12 +55,19 @@ func (l *looking) options() query.Options {
 
 // progress shows how far a search is that takes longer than a moment.
 func (l *looking) progress(done, all int64) {
+	if all > 0 {
+		l.show("searched %d of %d MiB", done>>20, all>>20)
+	}
+}
+
+// show tells a person at a terminal how far the command is.
+func (l *looking) show(format string, args ...any) {
 	now := time.Now()
-	if all == 0 || now.Sub(l.begun) < time.Second || now.Sub(l.last) < 100*time.Millisecond {
+	if !l.bar || now.Sub(l.begun) < time.Second || now.Sub(l.last) < 100*time.Millisecond {
 		return
 	}
 	l.last, l.shown = now, true
-	fmt.Fprintf(l.std.err, "\r\x1b[Ksearched %d of %d MiB", done>>20, all>>20)
+	fmt.Fprintf(l.std.err, "\r\x1b[K"+format, args...)
 }
 
 // clear takes the progress away before anything else is printed.

@@ -63,19 +63,27 @@ func (p *logPlace) find(cmd *cobra.Command, args []string) (foundLog, error) {
 func (p *logPlace) findKeyed(cmd *cobra.Command, args []string) (foundLog, error) {
 	log, noKey, err := p.look(cmd, args)
 	switch {
-	case err != nil:
-	case len(p.keys) > 0:
-		log.own = false
-		log.keys, err = readPublicKeys(p.keys)
-	case len(log.keys) == 0 && noKey == nil:
-		err = usagef("give the public log key, which sekisho audit key prints on the server", "--log needs --key")
-	default:
+	case err != nil || len(log.keys) > 0:
+	case noKey != nil:
 		err = noKey
+	default:
+		err = usagef("give the public log key, which sekisho audit key prints on the server", "--log needs --key")
 	}
 	return log, err
 }
 
+// look finds the log and its keys, or else why there is none.
 func (p *logPlace) look(cmd *cobra.Command, args []string) (log foundLog, noKey, err error) {
+	log, noKey, err = p.beside(cmd, args)
+	if err == nil && len(p.keys) > 0 {
+		log.own, noKey = false, nil
+		log.keys, err = readPublicKeys(p.keys)
+	}
+	return log, noKey, err
+}
+
+// beside finds the log, and the key beside its settings.
+func (p *logPlace) beside(cmd *cobra.Command, args []string) (log foundLog, noKey, err error) {
 	if p.served != nil {
 		if len(args) > 0 {
 			return log, nil, usagef("it is the log of this server that is read", "%s takes no folder here: %q", cmd.Name(), args[0])
@@ -123,7 +131,7 @@ func isLog(dir, config string) error {
 	case os.IsPermission(err):
 		return failf("the log is for the user who serves alone: sudo sekisho …", "%w", err)
 	case err != nil:
-		return failf(hint, "%w", err)
+		return failf(hint, "there is no log in %s: %v", dir, reason(err))
 	case !info.IsDir():
 		return failf(hint, "%s is not a folder", dir)
 	}

@@ -6,13 +6,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/mod/sumdb/note"
-	"golang.org/x/term"
 
 	"sekisho/audit"
 	"sekisho/audit/tree"
@@ -43,50 +40,43 @@ key, no head, or the head after --since is of records that retention took away.`
 		Args: atMostOne,
 		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd, std, args) },
 	}
-	c.addConfig(cmd)
+	c.addKeyed(cmd)
 	f := cmd.Flags()
-	f.StringVar(&c.log, "log", "", "the `folder` of the log, in place of that in the settings")
-	f.StringArrayVar(&c.keys, "key", nil, "the `public` log key or a file of it; several times if it was changed")
 	f.StringVar(&c.since, "since", "", "a signed `head` that was kept elsewhere, or a file of it")
 	f.BoolVar(&c.json, "json", false, "print the verdict as JSON")
 	return cmd
 }
 
 type verifyCommand struct {
-	where
-	log   string
-	keys  []string
+	logPlace
 	since string
 	json  bool
 }
 
 func (c *verifyCommand) run(cmd *cobra.Command, std stdio, args []string) error {
-	dir, keyFile, err := c.place(cmd, args)
+	log, _, err := c.look(cmd, args) // without a key, too
 	if err != nil {
 		return err
 	}
-	var opts audit.VerifyOptions
-	if opts.Keys, keyFile, err = c.readKeys(keyFile); err != nil {
-		return err
-	}
+	opts := audit.VerifyOptions{Keys: log.keys}
 	foreign := false
 	if cmd.Flags().Changed("since") {
-		if opts.Since, foreign, err = c.readSince(opts.Keys, keyFile != ""); err != nil {
+		if opts.Since, foreign, err = c.readSince(log); err != nil {
 			return err
 		}
 	}
-	bar := newVerifyBar(std.err)
-	opts.Progress = bar.show
-	v, err := audit.Verify(cmd.Context(), dir, opts)
-	bar.clear()
+	l := newLooking(std, log)
+	opts.Progress = func(records uint64, bytes int64) { l.show("read %s, %d MiB", manyRecords(records), bytes>>20) }
+	v, err := audit.Verify(cmd.Context(), log.dir, opts)
+	l.clear()
 	if err != nil {
-		return unverified(dir, err)
+		return unverified(log.dir, err)
 	}
-	if v.Good() && keyFile != "" {
-		v.Notes = append(v.Notes, "The key is that in "+keyFile+": this only shows that the log fits that file, and whoever changed one could have changed the other. Give the key that you keep elsewhere with --key.")
+	if v.Good() && log.own {
+		v.Notes = append(v.Notes, "The key is the one beside the settings: this only shows that the log fits it, and whoever changed one could have changed the other. Give the key that you keep elsewhere with --key.")
 	}
 	if v.Good() && foreign {
-		v.Gaps = append(v.Gaps, "The head that was kept is signed with another key than that in "+keyFile+".")
+		v.Gaps = append(v.Gaps, "The head that was kept is signed with another key than the one beside the settings.")
 	}
 	if c.json {
 		err = printJSON(std.out, v)
@@ -98,7 +88,7 @@ func (c *verifyCommand) run(cmd *cobra.Command, std stdio, args []string) error 
 	}
 	switch {
 	case !v.Good():
-		return &graveError{failure{fmt.Errorf("%s is not what was written: %s, %s", dir, harmWords(v.Harms[0].Kind), printable(v.Harms[0].Place())),
+		return &graveError{failure{fmt.Errorf("%s is not what was written: %s, %s", log.dir, harmWords(v.Harms[0].Kind), printable(v.Harms[0].Place())),
 			"keep the folder as it is, as evidence, before anything is changed there"}, exitAlarm}
 	case !v.Full():
 		return failf("", "not all could be checked")
@@ -106,50 +96,10 @@ func (c *verifyCommand) run(cmd *cobra.Command, std stdio, args []string) error 
 	return nil
 }
 
-// place returns the folder of the log, and the file of the public key beside
-// the settings, if those are used.
-func (c *verifyCommand) place(cmd *cobra.Command, args []string) (dir, keyFile string, err error) {
-	if cmd.Flags().Changed("log") {
-		switch {
-		case c.log == "":
-			return "", "", usagef("name the folder, or leave --log away", "the name after --log is empty")
-		case len(args) > 0 || c.config != "":
-			return "", "", usagef("give one of the two", "--log %s names the log, and no settings are read for it", c.log)
-		}
-		return c.log, "", nil
-	}
-	config, err := c.findConfig(cmd, args)
-	if err != nil {
-		return "", "", err
-	}
-	s, problems := loadSettings(config, nil, os.Environ())
-	if problems.Err() != nil {
-		return "", "", &badFiles{problems}
-	}
-	return s.path(s.settings.Audit.Dir), s.logKeyPath() + ".pub", nil
-}
-
-// readKeys returns the keys that are given, or else that in the file, which it
-// names then. There need be none.
-func (c *verifyCommand) readKeys(file string) ([]note.Verifier, string, error) {
-	if len(c.keys) > 0 {
-		keys, err := readPublicKeys(c.keys)
-		return keys, "", err
-	}
-	if file == "" || isNotExist(file) {
-		return nil, "", nil
-	}
-	key, err := readPublicKey(file)
-	if err != nil {
-		return nil, "", err
-	}
-	return []note.Verifier{key}, file, nil
-}
-
 // readSince reads the head that was kept. It has to be signed with one of the
 // keys that were given. If the key is only the one beside the log, the head is
 // to be trusted rather than that, and foreign tells that it is of another.
-func (c *verifyCommand) readSince(keys []note.Verifier, beside bool) (h *tree.Head, foreign bool, err error) {
+func (c *verifyCommand) readSince(log foundLog) (h *tree.Head, foreign bool, err error) {
 	const hint = "give the file that witness keeps, or what sekisho audit head printed"
 	text := []byte(c.since)
 	if !strings.Contains(c.since, "\n") {
@@ -163,11 +113,11 @@ func (c *verifyCommand) readSince(keys []note.Verifier, beside bool) (h *tree.He
 	if err != nil {
 		return nil, false, failf(hint, "what is given with --since is not a head: %w", err)
 	}
-	if len(keys) == 0 {
+	if len(log.keys) == 0 {
 		return &peeked, false, nil
 	}
-	_, err = tree.OpenHead(text, keys...)
-	if err != nil && !(beside && errors.Is(err, tree.ErrForeignKey)) {
+	_, err = tree.OpenHead(text, log.keys...)
+	if err != nil && !(log.own && errors.Is(err, tree.ErrForeignKey)) {
 		return nil, false, failf("give the key that it was signed with, too", "the head that was kept cannot be trusted: %w", err)
 	}
 	return &peeked, err != nil, nil
@@ -270,34 +220,4 @@ func verdictText(v *audit.Verdict) string {
 		say("- %s", printable(n))
 	}
 	return b.String()
-}
-
-// A verifyBar shows on a terminal how far the work is, after a second.
-type verifyBar struct {
-	w     io.Writer // nil: nowhere
-	begun time.Time
-	last  time.Time
-}
-
-func newVerifyBar(w io.Writer) *verifyBar {
-	b := &verifyBar{begun: time.Now()}
-	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		b.w = w
-	}
-	return b
-}
-
-func (b *verifyBar) show(records uint64, bytes int64) {
-	now := time.Now()
-	if b.w == nil || now.Sub(b.begun) < time.Second || now.Sub(b.last) < 200*time.Millisecond {
-		return
-	}
-	b.last = now
-	fmt.Fprintf(b.w, "\r\x1b[Kread %s, %d MiB", manyRecords(records), bytes>>20)
-}
-
-func (b *verifyBar) clear() {
-	if !b.last.IsZero() {
-		io.WriteString(b.w, "\r\x1b[K")
-	}
 }
