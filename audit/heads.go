@@ -85,7 +85,7 @@ func (l *Log) signHeads() {
 	defer close(l.sealed)
 	w := headWriter{dir: l.dir, disk: l.opts.disk}
 	defer w.close()
-	last := uint64(0)
+	last, told := uint64(0), false
 	for over := false; !over; {
 		select {
 		case <-l.unsigned:
@@ -106,6 +106,10 @@ func (l *Log) signHeads() {
 			}
 		}
 		l.signing.Store(&headState{last, err})
+		if told != (err != nil) {
+			told = err != nil
+			l.tellHeads(last, err)
+		}
 		if !over {
 			select {
 			case <-time.After(l.opts.headPause):
@@ -113,6 +117,18 @@ func (l *Log) signHeads() {
 			}
 		}
 	}
+}
+
+// tellHeads warns that heads can no longer be written, or can again. No append
+// waits for them.
+func (l *Log) tellHeads(last uint64, err error) {
+	fields := map[string]any{"signed": last} // records
+	text := "heads of the audit log are signed and written again"
+	if err != nil {
+		text = "no head of the audit log can be signed and written, so a change of its newest records would go unnoticed; this is tried again"
+		fields["error"] = err
+	}
+	l.warn(text, fields)
 }
 
 // A headState is how the signing of heads stands.

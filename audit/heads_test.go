@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -171,6 +173,67 @@ func TestHeads(t *testing.T) {
 		all := heads(t, dir, opts.Verifier)
 		same(t, all[len(all)-1].Size, 4)
 	})
+}
+
+func TestHeadsThatCannotBeWrittenStopNoAppendAndAreTold(t *testing.T) {
+	dir, opts, d := t.TempDir(), withKey(t), &testDisk{}
+	told := make(chan string, 10)
+	opts.disk, opts.headPause = d, time.Millisecond
+	opts.Warn = func(text string, fields map[string]any) { told <- fmt.Sprint(text, fields["error"]) }
+	l := open(t, dir, opts)
+	wait := func() string {
+		select {
+		case text := <-told:
+			return text
+		case <-time.After(10 * time.Second):
+			return "nothing"
+		}
+	}
+	file := filepath.Join(dir, stem(0, 0)+headsEnd)
+	hung := make(chan struct{})
+	let := sync.OnceFunc(func() { close(hung) })
+	t.Cleanup(let)
+	for _, fail := range []struct {
+		name, op string
+		err      error
+		hangs    bool
+	}{
+		{"the disk is full", "write", syscall.ENOSPC, false},
+		{"an fsync fails", "sync", syscall.EIO, false},
+		{"the file cannot be opened", "open", syscall.EACCES, false},
+		{"an fsync hangs, then fails", "sync", syscall.EIO, true},
+	} {
+		d.failing(func(op, name string) error {
+			if !strings.HasSuffix(name, headsEnd) || op != fail.op {
+				return nil
+			}
+			if fail.hangs {
+				<-hung
+			}
+			return fail.err
+		})
+		if fail.op == "open" {
+			try(t, os.Rename(file, file+".old")) // it is open until then
+		}
+		for range 100 {
+			mustNote(t, l, fail.name)
+		}
+		if fail.hangs {
+			let()
+		}
+		if got := wait(); !strings.Contains(got, "no head") || !strings.Contains(got, fail.err.Error()) {
+			t.Errorf("%s: told %q", fail.name, got)
+		}
+		d.failing(nil)
+		if got := wait(); !strings.Contains(got, "again") {
+			t.Errorf("%s: told %q", fail.name, got)
+		}
+	}
+	try(t, l.Close())
+	same(t, len(notes(t, dir)), 400)
+	all := heads(t, dir, opts.Verifier)
+	same(t, all[len(all)-1].Size, 401)
+	same(t, len(told), 0)
 }
 
 // What stands below a head that was signed is held against it at the start.

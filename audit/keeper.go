@@ -94,9 +94,9 @@ func (k *keeper) warn(text string, err error, fields map[string]any) {
 		fields = map[string]any{}
 	}
 	fields["error"] = err
-	if said := text + err.Error(); said != k.told && k.log.opts.Warn != nil {
+	if said := text + err.Error(); said != k.told {
 		k.told = said
-		k.log.opts.Warn(text, fields)
+		k.log.warn(text, fields)
 	}
 }
 

@@ -42,8 +42,8 @@ type Options struct {
 	RetainAge  time.Duration
 	RetainSize int64
 
-	// Warn is told what of the work on closed segments fails, and will be tried
-	// again if that can help. No record is lost by it. It may be nil, and is
+	// Warn is told what of the work on closed segments, or of that on heads,
+	// fails and will be tried again if that can help. No record is lost by it. It may be nil, and is
 	// not called by two goroutines at once.
 	Warn func(text string, fields map[string]any)
 
@@ -84,6 +84,7 @@ type Log struct {
 	rotated chan struct{}      // has one in it if a segment was closed
 
 	policing sync.Mutex // held while a policy is kept
+	warning  sync.Mutex // held while opts.Warn is called
 
 	growing  sync.Mutex // for grown
 	grown    growth
@@ -189,6 +190,16 @@ func (l *Log) enqueue(ctx context.Context, rec Record) error {
 		}
 		return <-w.done
 	}
+}
+
+// warn is opts.Warn.
+func (l *Log) warn(text string, fields map[string]any) {
+	if l.opts.Warn == nil {
+		return
+	}
+	l.warning.Lock()
+	defer l.warning.Unlock()
+	l.opts.Warn(text, fields)
 }
 
 func ended(ctx context.Context) error {
