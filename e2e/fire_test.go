@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os/exec"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -139,12 +140,17 @@ func (b *bastion) clients(ctx context.Context, s *shots) {
 	defer firing.Wait()
 	for range 3 {
 		firing.Go(func() {
-			config := b.clientConfig("alice", ssh.PublicKeys(alice(b.t).signer))
-			c, err := ssh.Dial("tcp", b.addr, config)
+			conn, err := net.Dial("tcp", b.addr)
 			if err != nil {
 				return
 			}
-			defer c.Close()
+			defer context.AfterFunc(ctx, func() { conn.Close() })()
+			defer conn.Close()
+			client, chans, reqs, err := ssh.NewClientConn(conn, b.addr, b.clientConfig("alice", ssh.PublicKeys(alice(b.t).signer)))
+			if err != nil {
+				return
+			}
+			c := ssh.NewClient(client, chans, reqs)
 			var each sync.WaitGroup
 			for range 4 {
 				each.Go(func() {
@@ -169,13 +175,8 @@ func (b *bastion) clients(ctx context.Context, s *shots) {
 		defer stock.kill()
 		ctx, gone := context.WithCancel(ctx)
 		defer gone()
-		go func() {
-			select {
-			case <-stock.done:
-				gone()
-			case <-ctx.Done():
-			}
-		}()
+		context.AfterFunc(ctx, stock.kill)
+		go func() { <-stock.done; gone() }()
 		for ctx.Err() == nil {
 			if c, err := net.Dial("tcp", local); err == nil {
 				c.Close()
@@ -239,7 +240,12 @@ func (b *bastion) serveUnderFire(s *shots, random *rand.Rand, took *time.Duratio
 	}
 	p.kill()
 	stop()
-	receive(t, "the clients to cease", ceased)
+	select {
+	case <-ceased:
+	case <-time.After(hang):
+		stacks := make([]byte, 1<<20)
+		t.Fatalf("the clients do not cease:\n%s", stacks[:runtime.Stack(stacks, true)])
+	}
 	return true
 }
 
