@@ -16,9 +16,13 @@ import (
 
 var update = flag.Bool("update", false, "write what the commands in the documentation print into it")
 
-const policyDoc = "../../docs/policy.md"
+const (
+	policyDoc  = "../../docs/policy.md"
+	auditDoc   = "../../docs/audit.md"
+	exampleLog = "../../docs/audit.example.jsonl"
+)
 
-var docBlock = regexp.MustCompile("(?ms)^```(yaml|console)\n(.*?)^```\n")
+var docBlock = regexp.MustCompile("(?ms)^```(yaml|json|console)\n(.*?)^```\n")
 
 // Every policy in the documentation is good, and every command in it prints
 // what it says.
@@ -39,16 +43,40 @@ func TestExamplesOfTheDocumentation(t *testing.T) {
 	write(t, dir, "sekisho.yaml", regexp.MustCompile(`(?m)^networks:.*$`).ReplaceAllString(string(content), "networks: [10.0.0.0/16]"))
 	write(t, dir, "hosts", "10.0.0.115 appserver\n10.0.11.147 rds\n")
 
-	policies, commands := 0, 0
-	printed := docBlock.ReplaceAllFunc(text, func(block []byte) []byte {
-		m := docBlock.FindSubmatch(block)
+	policies := 0
+	for _, m := range docBlock.FindAllSubmatch(text, -1) {
 		if string(m[1]) == "yaml" {
 			policies++
-			write(t, dir, "policy.yaml", string(m[2]))
-			var out, errs bytes.Buffer
-			if code := run(t.Context(), []string{"check", dir}, stdio{strings.NewReader(""), &out, &errs}); code != 0 {
-				t.Errorf("%s\n%s", m[2], &errs)
-			}
+		}
+	}
+	commands := runDoc(t, policyDoc, func(policy string) {
+		write(t, dir, "policy.yaml", policy)
+		var out, errs bytes.Buffer
+		if code := run(t.Context(), []string{"check", dir}, stdio{strings.NewReader(""), &out, &errs}); code != 0 {
+			t.Errorf("%s\n%s", policy, &errs)
+		}
+	}, "--config", settings)
+	if policies < 4 || commands < 4 {
+		t.Errorf("%d policies and %d commands were found", policies, commands)
+	}
+}
+
+// runDoc runs the commands of a document, each with more arguments, and holds
+// what they print against what it says. It hands out the blocks of YAML as they
+// come.
+func runDoc(t *testing.T, name string, yaml func(string), more ...string) (commands int) {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	printed := docBlock.ReplaceAllFunc(text, func(block []byte) []byte {
+		m := docBlock.FindSubmatch(block)
+		switch string(m[1]) {
+		case "yaml":
+			yaml(string(m[2]))
+			return block
+		case "json":
 			return block
 		}
 		var b strings.Builder
@@ -61,25 +89,23 @@ func TestExamplesOfTheDocumentation(t *testing.T) {
 			commands++
 			b.WriteString(line)
 			var out bytes.Buffer
-			run(context.Background(), append(shellWords(strings.TrimSpace(command)), "--config", settings), stdio{strings.NewReader(""), &out, &out})
+			run(context.Background(), append(shellWords(strings.TrimSpace(command)), more...), stdio{strings.NewReader(""), &out, &out})
 			b.Write(out.Bytes())
 		}
 		b.WriteString("```\n")
 		return []byte(b.String())
 	})
-	if policies < 4 || commands < 4 {
-		t.Errorf("%d policies and %d commands were found", policies, commands)
-	}
 	if bytes.Equal(printed, text) {
-		return
+		return commands
 	}
 	if *update {
-		if err := os.WriteFile(policyDoc, printed, 0o644); err != nil {
+		if err := os.WriteFile(name, printed, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		return
+		return commands
 	}
-	t.Errorf("%s says otherwise than the commands print; go test -run Documentation -update writes it anew:\n%s", policyDoc, printed)
+	t.Errorf("%s says otherwise than the commands print; go test -run Documentation -update writes it anew:\n%s", name, printed)
+	return commands
 }
 
 // shellWords parts a command line, in which words can be in double quotes.
