@@ -91,7 +91,8 @@ func (w *writer) rotate() {
 		return
 	}
 	if w.run == "" {
-		w.run = "01K9XQJ0Z8" + strings.ToUpper(w.id("")) // as long as a ULID
+		// A ULID has no I, L, O and U.
+		w.run = "01K9XQJ0Z8" + strings.NewReplacer("I", "0", "L", "1", "O", "8", "U", "9").Replace(strings.ToUpper(w.id("")))
 	}
 	w.size = 0
 	w.file, w.err = os.Create(filepath.Join(w.dir, Name(w.seq)))
@@ -138,7 +139,7 @@ func (w *writer) step() {
 	case n < 95:
 		w.deny()
 	case n < 97:
-		w.put(audit.Record{Type: audit.PolicyReject, Policy: policy, Reason: "reload", Detail: `policy.yaml:12:9: there is no group "develpers"`})
+		w.put(audit.Record{Type: audit.PolicyReject, Policy: policy, Reason: "command", Detail: `policy.yaml:12:9: there is no group "develpers"`})
 	case n < 102:
 		r := w.conns[w.rnd.IntN(len(w.conns))]
 		r.Type, r.Request, r.Reason, r.Detail = audit.RequestDeny, "shell", "not_served", "no shell is served here"

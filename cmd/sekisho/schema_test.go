@@ -11,6 +11,9 @@ import (
 	"strings"
 	"testing"
 
+	"sekisho/audit"
+	"sekisho/audit/audittest"
+	"sekisho/audit/schematest"
 	"sekisho/docs"
 )
 
@@ -85,6 +88,24 @@ func collectCodes(node any, codes map[string]bool) {
 	}
 }
 
+// A log that other tests are made with is one that a server could have written.
+func TestTheLogsOfTestsAreAsTheSchemaHasIt(t *testing.T) {
+	dir := t.TempDir()
+	if err := audittest.Write(dir, 1<<20, 1); err != nil {
+		t.Fatal(err)
+	}
+	var check schematest.Check
+	if err := audit.Read(dir, func(r audit.Record) error {
+		check.Line(r.AppendJSON(nil))
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := check.Err(); err != nil {
+		t.Error(err)
+	}
+}
+
 // What tests need is not in the program.
 func TestTheProgramHasNothingOfTheTests(t *testing.T) {
 	out, err := exec.Command("go", "list", "-deps", "sekisho/cmd/sekisho").Output()
@@ -92,7 +113,7 @@ func TestTheProgramHasNothingOfTheTests(t *testing.T) {
 		t.Fatal(err)
 	}
 	for pkg := range strings.Lines(string(out)) {
-		for _, not := range []string{"github.com/santhosh-tekuri/", "sekisho/docs", "sekisho/audit/schematest", "sekisho/bastion/bastiontest", "testing"} {
+		for _, not := range []string{"github.com/santhosh-tekuri/", "sekisho/docs", "sekisho/audit/audittest", "sekisho/audit/schematest", "sekisho/bastion/bastiontest", "testing"} {
 			if pkg = strings.TrimSpace(pkg); pkg == not || strings.HasPrefix(pkg, not) && strings.HasSuffix(not, "/") {
 				t.Errorf("the program has %s in it", pkg)
 			}
