@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -631,13 +632,17 @@ func (b *bastion) settles(before int) {
 	eventually(b.t, fmt.Sprintf("the server to be back at %d descriptors", before), func() bool { return b.descriptors() <= before })
 }
 
+var reloaded = regexp.MustCompile(`policy (reloaded|read again)|hosts file reloaded`)
+
 // reload tells the server to read its files again and waits until the book
 // says what came of it.
 func (b *bastion) reload(outcome audit.Type) audit.Record {
 	b.t.Helper()
-	before := b.count(outcome)
+	// The record comes before what it tells of, and the line after it.
+	said := func() int { return len(reloaded.FindAllString(b.proc.err.String(), -1)) }
+	before, lines := b.count(outcome), said()
 	b.proc.cmd.Process.Signal(syscall.SIGHUP)
-	eventually(b.t, "a record "+string(outcome), func() bool { return b.count(outcome) > before })
+	eventually(b.t, "a record "+string(outcome), func() bool { return b.count(outcome) > before && (outcome != audit.PolicyLoad || said() > lines) })
 	var last audit.Record
 	for _, r := range b.records() {
 		if r.Type == outcome {

@@ -132,13 +132,21 @@ func (svc *service) takeLocks(locks *authz.Locks, sum [sha256.Size]byte, by stri
 	records := lockRecords(before, locks, by)
 	svc.setup.beside.locks, svc.setup.beside.locksSum = locks, sum
 	done.Text = locks.Text()
+	followed := svc.locksFollowed
+	svc.locksFollowed = nil
 	if len(records) == 0 {
+		if by != "" && followed != nil && bytes.Equal(followed.Text, done.Text) {
+			return *followed // the change of the file was seen before the command that made it came to ask
+		}
 		return done
 	}
 	for _, rec := range records {
 		done.Changes = append(done.Changes, rec.Request)
 	}
 	done.Forwards, done.Connections = svc.layBeside("locks changed", records...)
+	if by == "" {
+		svc.locksFollowed = &done
+	}
 	return done
 }
 

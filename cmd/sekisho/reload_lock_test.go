@@ -49,3 +49,20 @@ func TestOneListThatIsDamagedKeepsNoOtherFromRevoking(t *testing.T) {
 		t.Errorf("the lists have %d and %d entries", one, two)
 	}
 }
+
+// The file of locks is followed, which may be quicker than the command that has
+// changed it: it is told all the same what became of its change.
+func TestALockCommandIsToldWhatBecameOfALockThatWasFollowedFirst(t *testing.T) {
+	svc, dir, _ := startTest(t)
+	write(t, dir, "locks.yaml", string((*authz.Locks)(nil).With(authz.Lock{User: "alice", At: time.Now()}).Text()))
+	followed, problems := svc.reloadLocks("")
+	if problems.Err() != nil || len(followed.Changes) != 1 {
+		t.Fatalf("%+v, %v", followed, problems)
+	}
+	for i, want := range []int{1, 0} { // and once only
+		told, problems := svc.reloadLocks("root")
+		if problems.Err() != nil || len(told.Changes) != want {
+			t.Errorf("answer %d: %+v, %v", i, told, problems)
+		}
+	}
+}

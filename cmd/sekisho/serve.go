@@ -133,7 +133,8 @@ type service struct {
 	policyUnread string     // why the policy could not be read the last time, or ""
 	hostsRefused string     // content and problems of the hosts file that was refused last, or ""
 
-	unwritten bool // the locks in force are not in their file
+	unwritten     bool     // the locks in force are not in their file
+	locksFollowed *locking // what became of a change of that file, until a command asks
 
 	refused map[string]string // the same of what is beside the policy, by file
 
