@@ -173,9 +173,12 @@ func (v *verification) verdict() *Verdict {
 func (v *verification) limits(r *Verdict) {
 	gap := func(format string, args ...any) { r.Gaps = append(r.Gaps, fmt.Sprintf(format, args...)) }
 	say := func(format string, args ...any) { r.Notes = append(r.Notes, fmt.Sprintf(format, args...)) }
-	if len(r.Keys) == 0 {
+	switch fits := r.SinceSays == SinceFits; {
+	case len(r.Keys) == 0 && fits:
+		gap("There is no log key to check by: who has signed the head that was kept was not looked at, and of what comes after it only the structure was.")
+	case len(r.Keys) == 0:
 		gap("There is no log key to check by: only the structure was looked at, and whoever edits the log with some care is not noticed.")
-	} else if r.Head == nil {
+	case r.Head == nil && !fits:
 		gap("No head is signed with the key: none of the records is protected by it.")
 	}
 	if r.SinceSays == SincePruned {

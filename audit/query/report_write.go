@@ -95,10 +95,10 @@ func (r *Report) WriteText(w io.Writer, zone *time.Location) error {
 	}
 	section(&b, "Forwards", times, rows, len(r.Reached))
 	if open > 0 {
-		fmt.Fprintf(&b, "%s still open at the end.\n", isAre(open))
+		fmt.Fprintf(&b, "Still open at the end: %d.\n", open)
 	}
 	if lost > 0 {
-		fmt.Fprintf(&b, "%s lost when the server was cut off.\n", isAre(lost))
+		fmt.Fprintf(&b, "Lost when the server was cut off: %d.\n", lost)
 	}
 	_, err := w.Write(b.Bytes())
 	return err
@@ -110,13 +110,6 @@ func (d *Denial) what() string {
 		return asked + word(request)
 	}
 	return word(d.What)
-}
-
-func isAre(n uint64) string {
-	if n == 1 {
-		return "1 of them is"
-	}
-	return fmt.Sprintf("%d of them are", n)
 }
 
 func number(n uint64) string { return strconv.FormatUint(n, 10) }

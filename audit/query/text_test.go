@@ -265,7 +265,7 @@ Forwards: 2
 
   WHO  TARGET    FORWARDS       UP     DOWN  FAILED  LOST  OPEN  FIRST                 LAST
   bob  rds:3306         2  1.0 KiB  3.0 MiB       0     0     1  2026-11-22 01:05:03Z  2026-11-22 01:10:03Z
-1 of them is still open at the end.
+Still open at the end: 1.
 `
 	if b.String() != want {
 		t.Errorf("it says\n%s\nand not\n%s", &b, want)
