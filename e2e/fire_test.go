@@ -8,8 +8,10 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os/exec"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -26,32 +28,44 @@ import (
 type shot struct {
 	*net.TCPListener
 	host string
-	port int
+	at   netip.AddrPort
 	came int // connections; only once it is over
 	over chan struct{}
 }
 
-// shots are those of all rounds. No port is used twice.
+// fireHosts is how many hosts are fired at. Each has two names, of which the
+// second one has a dead address before its own. One alone would have too few
+// ports.
+const fireHosts = 16
+
+func fireIP(i int) string { return fmt.Sprintf("127.0.1.%d", i) }
+
+// shots are those of all rounds. No address and port is used twice.
 type shots struct {
 	mu   sync.Mutex
 	all  []*shot
-	used map[int]bool
+	used map[netip.AddrPort]bool
 	held []net.Conn // the targets' ends
 }
 
-// next makes a shot at a host whose address, or whose second one, is that of
-// appserver. The target echoes, and waits for its client to go.
-func (s *shots) next(host string) (*shot, error) {
+// next makes a shot at a host, or at one with a dead address first. The target
+// echoes, and waits for its client to go.
+func (s *shots) next(halfDead bool) (*shot, error) {
 	for {
-		l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.ParseIP(appserverIP)})
+		i := rand.IntN(fireHosts)
+		l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.ParseIP(fireIP(i))})
 		if err != nil {
 			return nil, err
 		}
-		to := &shot{l, host, l.Addr().(*net.TCPAddr).Port, 0, make(chan struct{})}
+		host := fmt.Sprintf("fire-%d", i)
+		if halfDead {
+			host = fmt.Sprintf("half-%d", i)
+		}
+		to := &shot{l, host, l.Addr().(*net.TCPAddr).AddrPort(), 0, make(chan struct{})}
 		s.mu.Lock()
-		used := s.used[to.port]
+		used := s.used[to.at]
 		if !used {
-			s.used[to.port] = true
+			s.used[to.at] = true
 			s.all = append(s.all, to)
 		}
 		s.mu.Unlock()
@@ -108,16 +122,12 @@ func (s *shots) fireAt(ctx context.Context, t *testing.T, dial func(host string,
 	const most = 12 // that are held
 	held := 0
 	for n := 0; ctx.Err() == nil; n++ {
-		host := "appserver"
-		if n%4 == 3 {
-			host = "half-dead" // nobody is at its first address: there is a forward.retry
-		}
-		to, err := s.next(host)
+		to, err := s.next(n%4 == 3)
 		if err != nil {
 			t.Errorf("a target: %v", err)
 			return
 		}
-		ch, err := dial(host, to.port)
+		ch, err := dial(to.host, int(to.at.Port()))
 		if err != nil {
 			return // the server is gone, or going
 		}
@@ -258,7 +268,14 @@ func TestTheBookIsCompleteUnderFireHoweverOftenTheServerIsKilled(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
+	hosts, networks := standardHosts, []string{deadIP + "/32"}
+	for i := range fireHosts {
+		hosts += fmt.Sprintf("%[2]s fire-%[1]d\n%[3]s half-%[1]d\n%[2]s half-%[1]d\n", i, fireIP(i), deadIP)
+		networks = append(networks, fireIP(i)+"/32")
+	}
 	b := prepareBastion(t, setup{
+		hosts: hosts, networks: networks,
+		policy: standardUsers(t) + strings.Replace(standardGrants, "hosts: [appserver,", `hosts: ["fire-*", "half-*", appserver,`, 1),
 		binary: staticBinary, listen: fmt.Sprintf("127.0.0.1:%d", freePort(t, "127.0.0.1")),
 		settings: map[string]any{"audit": map[string]any{"segment_size": "64KiB"}},
 	})
@@ -267,7 +284,7 @@ func TestTheBookIsCompleteUnderFireHoweverOftenTheServerIsKilled(t *testing.T) {
 	took := time.Since(began)
 	b.ssh()
 	b.kill()
-	s := &shots{used: map[int]bool{}}
+	s := &shots{used: map[netip.AddrPort]bool{}}
 	fired := 0
 	for round := 0; round < rounds || fired <= rounds/2; round++ {
 		if b.serveUnderFire(s, random, &took) {
@@ -285,14 +302,14 @@ func TestTheBookIsCompleteUnderFireHoweverOftenTheServerIsKilled(t *testing.T) {
 func (s *shots) judge(t *testing.T, b *bastion) {
 	t.Helper()
 	records := b.records()
-	named := map[int][]audit.Record{} // by the port, of the target or of the address that was dialled
+	named := map[netip.AddrPort][]audit.Record{} // after which an address may be dialled, by that
 	kinds := map[audit.Type]int{}
 	runs := map[string]bool{}
 	for _, r := range records {
 		kinds[r.Type]++
 		runs[r.Run] = true
 		if r.Type == audit.ForwardOpen || r.Type == audit.ForwardRetry {
-			named[int(r.Target.Port)] = append(named[int(r.Target.Port)], r)
+			named[r.Address] = append(named[r.Address], r)
 		}
 	}
 	for _, f := range forwardsOf(records) {
@@ -304,16 +321,11 @@ func (s *shots) judge(t *testing.T, b *bastion) {
 	for _, to := range s.all {
 		reached += to.came
 		if to.came > 1 {
-			t.Errorf("%s:%d was asked for once and reached %d times", to.host, to.port, to.came)
+			t.Errorf("%s at %v was asked for once and reached %d times", to.host, to.at, to.came)
 		}
-		here := 0 // records after which its target may be dialled
-		for _, r := range named[to.port] {
-			if r.Address.Addr().String() == appserverIP && int(r.Address.Port()) == to.port && r.Target.Host == to.host {
-				here++
-			}
-		}
-		if here > 1 || to.came > here {
-			t.Errorf("%s:%d was reached %d times, and %d records name it: %+v", to.host, to.port, to.came, here, named[to.port])
+		here := named[to.at]
+		if len(here) > 1 || to.came > len(here) || len(here) == 1 && here[0].Target.Host != to.host {
+			t.Errorf("%s at %v was reached %d times, and these records name it: %+v", to.host, to.at, to.came, here)
 		}
 	}
 	t.Logf("%d forwards asked for, %d reached their targets; %d runs, %d records: %v", len(s.all), reached, len(runs), len(records), kinds)
