@@ -34,11 +34,17 @@ func (r Record) AppendJSON(b []byte) []byte {
 // appendHead writes the fields that the log fills in, and appendBody those of
 // the caller. They are apart because a record is numbered late, by the one
 // writer, which should have little else to do.
-func (r *Record) appendHead(b []byte) []byte {
+func (r *Record) appendHead(b []byte) []byte { return r.appendOrigin(r.appendNumber(b)) }
+
+func (r *Record) appendNumber(b []byte) []byte {
 	b = append(b, `{"v":`...)
 	b = strconv.AppendInt(b, int64(r.V), 10)
 	b = append(b, `,"seq":`...)
-	b = strconv.AppendUint(b, r.Seq, 10)
+	return strconv.AppendUint(b, r.Seq, 10)
+}
+
+// appendOrigin writes what is the same in all records of a batch.
+func (r *Record) appendOrigin(b []byte) []byte {
 	b = append(b, `,"time":"`...)
 	b = r.Time.UTC().AppendFormat(b, timeLayout)
 	b = append(b, '"')
@@ -193,6 +199,9 @@ func appendDropped(b []byte, list []Dropped) []byte {
 // a string which was cut once is not cut again.
 func appendString(b []byte, s string) []byte {
 	b = append(b, '"')
+	if plain(s) {
+		return append(append(b, s...), '"')
+	}
 	size, keep := 0, len(b) // keep: up to where b may stay if the string is cut
 	for i := 0; i < len(s); {
 		r, n := rune(s[i]), 1
@@ -211,6 +220,19 @@ func appendString(b []byte, s string) []byte {
 		}
 	}
 	return append(b, '"')
+}
+
+// plain reports whether s is written as it is, as most strings are.
+func plain(s string) bool {
+	if len(s) > maxString {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
 }
 
 func appendRune(b []byte, r rune) []byte {

@@ -60,6 +60,7 @@ const (
 	maxBatchBytes = 1 << 20
 	maxQueue      = 1024
 	retryPause    = 100 * time.Millisecond
+	maxKept       = 8 << 10 // bytes of a record whose memory is used again
 )
 
 // A Log is an open log and its only writer. Its methods may be called by many
@@ -73,6 +74,7 @@ type Log struct {
 	lock      *lock
 
 	queue   chan *waiter
+	waiters sync.Pool     // that are free
 	closing chan struct{} // closed by Close
 	stopped chan struct{} // closed by the writer when it has answered all it took
 	sealed  chan struct{} // closed when the last head is signed after that
@@ -97,6 +99,7 @@ type Log struct {
 	next   uint64      // seq of the next record
 	last   time.Time   // of the last record
 	buf    []byte      // the batch, encoded
+	same   []byte      // what all its records have in common
 	leaves []tree.Hash // its leaves
 	down   error       // why the last batch failed
 	retry  time.Time   // no segment is tried before, if seg is nil
@@ -115,6 +118,28 @@ type waiter struct {
 }
 
 func (w *waiter) take() bool { return w.taken.CompareAndSwap(false, true) }
+
+// newWaiter returns one with the record in it. It may have been used before: in
+// done is nothing.
+func (l *Log) newWaiter(rec *Record) *waiter {
+	w, ok := l.waiters.Get().(*waiter)
+	if !ok {
+		w = &waiter{body: make([]byte, 0, 1024), done: make(chan error, 1)}
+	}
+	w.body, w.kind, w.forward = rec.appendBody(w.body[:0]), rec.Type, rec.Forward
+	w.taken.Store(false)
+	return w
+}
+
+// free lets a waiter be used again that was not queued, or whose answer has
+// come: that is the last that the writer does with it. One that was withdrawn
+// is still in the queue, and one in flight still to be answered, so they are
+// left alone.
+func (l *Log) free(w *waiter) {
+	if cap(w.body) <= maxKept {
+		l.waiters.Put(w)
+	}
+}
 
 // Run returns the id of this run, which every record of it carries.
 func (l *Log) Run() string { return l.run }
@@ -162,17 +187,20 @@ func (l *Log) enqueue(ctx context.Context, rec Record) error {
 
 	// Encoded here, not by the writer: in parallel, and before the caller can
 	// change what the slices of rec hold.
-	w := &waiter{body: rec.appendBody(make([]byte, 0, 512)), kind: rec.Type, forward: rec.Forward, done: make(chan error, 1)}
+	w := l.newWaiter(&rec)
 	select {
 	case l.queue <- w:
 	case <-ctx.Done():
+		l.free(w)
 		return ended(ctx)
 	case <-l.closing:
+		l.free(w)
 		return ErrClosed
 	}
 
 	select {
 	case err := <-w.done:
+		l.free(w)
 		return err
 	case <-ctx.Done():
 		if w.take() {
@@ -180,6 +208,7 @@ func (l *Log) enqueue(ctx context.Context, rec Record) error {
 		}
 		select {
 		case err := <-w.done:
+			l.free(w)
 			return err
 		default:
 			return fmt.Errorf("%w: %w", ended(ctx), ErrInFlight)
@@ -287,14 +316,16 @@ func (l *Log) begin() {
 	if now := stamp(l.opts.now()); now.After(l.last) {
 		l.last = now
 	}
+	r := Record{Time: l.last, Bastion: l.opts.Bastion, Run: l.run}
+	l.same = r.appendOrigin(l.same[:0])
 }
 
 // add puts the ith record into the batch. Numbers are used up only when the
 // batch is committed.
 func (l *Log) add(i uint64, body []byte) {
-	r := Record{V: Version, Seq: l.next + i, Time: l.last, Bastion: l.opts.Bastion, Run: l.run}
+	r := Record{V: Version, Seq: l.next + i}
 	start := len(l.buf)
-	l.buf = append(r.appendHead(l.buf), body...)
+	l.buf = append(append(r.appendNumber(l.buf), l.same...), body...)
 	l.leaves = append(l.leaves, tree.Leaf(l.buf[start:]))
 	l.buf = append(l.buf, '\n')
 }

@@ -522,6 +522,64 @@ func TestContext(t *testing.T) {
 	})
 }
 
+// TestWithdrawing lets records be withdrawn at every moment, and proves that no
+// answer is that of another record.
+func TestWithdrawing(t *testing.T) {
+	dir, d := t.TempDir(), &testDisk{}
+	l := open(t, dir, Options{disk: d})
+	var n atomic.Uint64
+	d.failing(func(op, name string) error {
+		if op != "sync" {
+			return nil
+		}
+		time.Sleep(time.Millisecond)
+		if n.Add(1)%7 == 0 && !strings.HasSuffix(name, headsEnd) {
+			return syscall.EIO
+		}
+		return nil
+	})
+	answers := make([]map[string]error, 16)
+	var wg sync.WaitGroup
+	for g := range answers {
+		answers[g] = map[string]error{}
+		wg.Go(func() {
+			for i := range 200 {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration((g*200+i)*7919%3000)*time.Microsecond)
+				s := fmt.Sprint(g, ".", i)
+				answers[g][s] = l.Append(ctx, Record{Type: PolicyLoad, Detail: s})
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	try(t, l.Close())
+	times := map[string]int{}
+	for _, s := range notes(t, dir) {
+		times[s]++
+	}
+	yes, no, open := 0, 0, 0
+	for _, of := range answers {
+		for s, err := range of {
+			switch {
+			case err == nil:
+				yes++
+				same(t, times[s], 1)
+			case errors.Is(err, ErrInFlight):
+				open++
+				if times[s] > 1 {
+					t.Errorf("%s is %d times in the log", s, times[s])
+				}
+			default:
+				no++
+				same(t, times[s], 0)
+			}
+		}
+	}
+	if yes == 0 || no == 0 || open == 0 {
+		t.Errorf("%d acknowledged, %d withdrawn, %d in flight: not all of it was tried", yes, no, open)
+	}
+}
+
 func TestAfterAFailure(t *testing.T) {
 	// once fails the first operation of that kind on a file that is no folder.
 	once := func(d *testDisk, op string, err error, also ...string) {
@@ -716,32 +774,6 @@ func TestRandomFailures(t *testing.T) {
 func ticking() func() time.Time {
 	var n atomic.Int64
 	return func() time.Time { return at.Add(time.Duration(n.Add(1)) * time.Second) }
-}
-
-func BenchmarkAppend(b *testing.B) {
-	for _, n := range []int{1, 16, 256} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			d := &testDisk{}
-			l := open(b, b.TempDir(), Options{disk: d})
-			rec := opened("f1")
-			var left atomic.Int64
-			left.Store(int64(b.N))
-			var wg sync.WaitGroup
-			b.ResetTimer()
-			for range n {
-				wg.Go(func() {
-					for left.Add(-1) >= 0 {
-						if err := l.Append(context.Background(), rec); err != nil {
-							b.Error(err)
-							return
-						}
-					}
-				})
-			}
-			wg.Wait()
-			b.ReportMetric(float64(b.N)/float64(d.syncs.Load()), "records/fsync")
-		})
-	}
 }
 
 // tear appends to a file of the log what a crash may leave.
