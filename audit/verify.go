@@ -173,10 +173,23 @@ func (v *verification) run() error {
 }
 
 // look takes the list of what is there: the heads first, so that there is a
-// segment for each.
+// segment for each. Of a segment that has been read, no heads count that have
+// come since: a server that runs may write one when it is already in the next.
 func (v *verification) look() (err error) {
+	was := v.files
 	if v.files, err = listHeads(v.dir); err != nil {
 		return err
+	}
+	for i, f := range v.files {
+		if was == nil || f.key.after(v.at.key) {
+			continue
+		}
+		before := slices.IndexFunc(was, func(w headFile) bool { return w.key == f.key })
+		if before < 0 {
+			v.files[i].size = 0
+		} else {
+			v.files[i].size = min(f.size, was[before].size)
+		}
 	}
 	if v.gone, err = readPruned(v.dir); err != nil {
 		return err

@@ -119,6 +119,7 @@ func (v *verification) index(p piece, before tree.Range) error {
 		return err
 	}
 	if err == nil && x != nil {
+		before = before.Clone() // the anchor may be the same
 		if before.Join(x.tree) != nil || !sameRoot(before, v.at.tree) {
 			err = fmt.Errorf("audit: %s: %w", p.beside(indexEnd), ErrOtherRecords)
 		}
