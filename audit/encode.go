@@ -241,13 +241,20 @@ func appendRune(b []byte, r rune) []byte {
 		return append(b, '\\', byte(r))
 	case ' ' <= r && r <= '~':
 		return append(b, byte(r))
-	case unicode.IsPrint(r):
+	case Visible(r):
 		return utf8.AppendRune(b, r)
 	case r > 0xffff:
 		hi, lo := utf16.EncodeRune(r)
 		return appendEscape(appendEscape(b, hi), lo)
 	}
 	return appendEscape(b, r)
+}
+
+// Visible reports whether r is printed, and as something that can be seen.
+// What Unicode lets a display ignore (UAX #44, Default_Ignorable_Code_Point)
+// counts as printable with some, and the blank of Braille with all.
+func Visible(r rune) bool {
+	return unicode.IsPrint(r) && r != '\u2800' && !unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
 }
 
 func appendEscape(b []byte, r rune) []byte {

@@ -71,6 +71,8 @@ func TestEncoding(t *testing.T) {
 		{"control characters are escaped", Record{V: 1, Time: at, User: "a\n\x1b[2J\x7f\u0085 b"}, head + `,"user":"a\u000a\u001b[2J\u007f\u0085 b"}`},
 		{"what changes the direction or the line or cannot be seen is escaped", Record{V: 1, Time: at, User: "\u202e\u2028\u200b\ufeff\u00a0"},
 			head + `,"user":"\u202e\u2028\u200b\ufeff\u00a0"}`},
+		{"what a display may ignore, and a blank that is none, are escaped", Record{V: 1, Time: at, User: "\u3164\u115f\uffa0\u034f\ufe0f\u2800\U000e0100"},
+			head + `,"user":"\u3164\u115f\uffa0\u034f\ufe0f\u2800\udb40\udd00"}`},
 		{"what cannot be printed above the BMP is a surrogate pair", Record{V: 1, Time: at, User: "\U000e0041\U0010ffff"},
 			head + `,"user":"\udb40\udc41\udbff\udfff"}`},
 		{"what can be printed stays", Record{V: 1, Time: at, User: "関所 é 😀"}, head + `,"user":"関所 é 😀"}`},
@@ -121,6 +123,23 @@ func TestLongestRecordFitsALine(t *testing.T) {
 	}
 	if n := len(r.AppendJSON(nil)); n >= maxLine {
 		t.Fatalf("%d bytes", n)
+	}
+}
+
+func TestParseRefusesWhatIsNotEscaped(t *testing.T) {
+	good := string(Record{V: 1, Time: at, Type: AuthOK, User: "abob"}.AppendJSON(nil))
+	for name, sent := range map[string]string{
+		"a control character of C1":  "\u009b2J",
+		"a change of direction":      "\u202e",
+		"a character of no width":    "\u200b",
+		"a byte order mark":          "\ufeff",
+		"a tag":                      "\U000e0041",
+		"a byte that is no UTF-8":    "\xff",
+		"an escape and then one raw": `\u001b` + "\u009b",
+	} {
+		if r, err := ParseRecord([]byte(strings.Replace(good, "abob", "a"+sent+"b", 1))); err == nil {
+			t.Errorf("%s is taken: %q", name, r.User)
+		}
 	}
 }
 

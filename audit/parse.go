@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strconv"
 	"time"
+	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
 
@@ -267,14 +268,14 @@ func (p *parser) string() string {
 			p.pos++
 		}
 		run := p.in[plain:p.pos]
+		if !printed(run) {
+			p.pos = start
+			p.fail("UTF-8 with nothing in it that should be escaped")
+			return ""
+		}
 		if p.skip(`"`) {
 			if b != nil {
 				run = append(b, run...)
-			}
-			if !utf8.Valid(run) {
-				p.pos = start
-				p.fail("valid UTF-8")
-				return ""
 			}
 			return string(run)
 		}
@@ -304,6 +305,23 @@ func (p *parser) string() string {
 }
 
 func isPlain(c byte) bool { return c >= ' ' && c != '"' && c != '\\' && c != 0x7f }
+
+// printed reports whether b can stand in a line as it is: nobody who prints the
+// line may be told something else than what is in it.
+func printed(b []byte) bool {
+	for i := 0; i < len(b); {
+		if b[i] < utf8.RuneSelf {
+			i++
+			continue
+		}
+		r, n := utf8.DecodeRune(b[i:])
+		if r == utf8.RuneError && n == 1 || !unicode.IsPrint(r) {
+			return false
+		}
+		i += n
+	}
+	return true
+}
 
 // escape reads the rest of \uXXXX.
 func (p *parser) escape() rune {

@@ -5,9 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"sync"
 	"time"
+
+	"github.com/anmitsu/go-shlex"
 
 	"sekisho/audit"
 	"sekisho/authz"
@@ -39,7 +40,7 @@ func (c *connection) isAuditor() bool {
 
 // readLog answers one of the commands that read the audit log. That somebody
 // reads it is a record itself, and durable before he sees anything.
-func (c *connection) readLog(line string, words []string) answer {
+func (c *connection) readLog(line string) answer {
 	switch {
 	case c.server.audit == nil:
 		return answer{err: "sekisho: error: the audit log cannot be read here\n", status: 1}
@@ -47,6 +48,12 @@ func (c *connection) readLog(line string, words []string) answer {
 		c.denyRequest("exec "+line, errNoRole.Error())
 		return answer{err: "sekisho: error: reading the audit log wants the role auditor\nsekisho: hint: roles are in policy.yaml; \"ssh bastion targets\" tells what you may reach\n", status: 1}
 	}
+	// Quoted as for a shell: ssh joins its words with spaces, and there is none.
+	words, err := shlex.Split(line, true)
+	if err != nil || len(words) == 0 || words[0] != "audit" {
+		return answer{err: fmt.Sprintf("sekisho: error: %q is not quoted as it should be\nsekisho: hint: ssh bastion 'audit search --since \"last monday\"'\n", printable(line)), status: 2}
+	}
+	words = words[1:]
 	return answer{run: func(ctx context.Context, stdout, stderr io.Writer) int {
 		select {
 		case c.server.readers <- struct{}{}:
@@ -56,7 +63,7 @@ func (c *connection) readLog(line string, words []string) answer {
 			return 1
 		}
 		rec := c.record(audit.AdminRead)
-		rec.Request = strings.Join(append([]string{"audit"}, words...), " ")
+		rec.Request = line
 		if err := c.recordFirst(ctx, rec); err != nil {
 			fmt.Fprint(stderr, "sekisho: error: the audit log cannot be written, and without a record of it nobody reads it\n")
 			return 1

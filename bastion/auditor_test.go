@@ -55,6 +55,71 @@ func TestTheAuditorReadsTheLog(t *testing.T) {
 			t.Errorf("%d, %s", known.Load(), rec.AppendJSON(nil))
 		}
 	})
+	t.Run("with words that are quoted as for a shell", func(t *testing.T) {
+		b := reads(t, func(_ context.Context, words []string, stdout, _ io.Writer) int {
+			fmt.Fprintf(stdout, "%q", words)
+			return 0
+		})
+		client := b.Dial()
+		for line, want := range map[string]string{
+			`audit search --since "last monday"`: `["search" "--since" "last monday"]`,
+			`audit  search --text 'a  b'`:        `["search" "--text" "a  b"]`,
+			`audit search --user=a\ b`:           `["search" "--user=a b"]`,
+			`audit`:                              `[]`,
+		} {
+			if out, errs, status := run(t, client, line); out != want || status != 0 {
+				t.Errorf("%s: %s%s, %d", line, out, errs, status)
+			}
+		}
+		if out, errs, status := run(t, client, `audit search "a`); status != 2 || out != "" || !strings.Contains(errs, "not quoted as it should be") {
+			t.Errorf("%q, %q, %d", out, errs, status)
+		}
+	})
+	t.Run("until he types ^C at his terminal", func(t *testing.T) {
+		b := reads(t, func(ctx context.Context, _ []string, stdout, _ io.Writer) int {
+			io.WriteString(stdout, "a\n")
+			<-ctx.Done()
+			return 0
+		})
+		session, err := b.Dial().NewSession()
+		if err != nil {
+			t.Fatal(err)
+		}
+		typed, err := session.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(session.RequestPty("xterm", 24, 80, nil), session.Start("audit tail -f")); err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(typed, "x\x03")
+		promptly(t, "a command that is interrupted", func() {
+			if err := session.Wait(); err != nil {
+				t.Error(err)
+			}
+		})
+	})
+	t.Run("and is told that he may", func(t *testing.T) {
+		b := reads(t, func(context.Context, []string, io.Writer, io.Writer) int { return 0 })
+		for _, who := range []struct {
+			client *ssh.Client
+			told   bool
+		}{{b.Dial(), true}, {b.DialAs(b.ClientConfig("bob", b.Bob)), false}} {
+			session, err := who.client.NewSession()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out bytes.Buffer
+			session.Stdout = &out
+			if err := session.Shell(); err != nil {
+				t.Fatal(err)
+			}
+			session.Wait()
+			if strings.Contains(out.String(), "audit --help") != who.told {
+				t.Errorf("told %v: %s", who.told, &out)
+			}
+		}
+	})
 	t.Run("with the line ends of his terminal", func(t *testing.T) {
 		b := reads(t, func(_ context.Context, _ []string, stdout, _ io.Writer) int {
 			io.WriteString(stdout, "a\nb\n")

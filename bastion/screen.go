@@ -30,7 +30,7 @@ func (c *connection) answerCommand(line string) answer {
 	case len(words) == 1 && words[0] == "targets":
 		return answer{out: c.targets()}
 	case len(words) > 0 && words[0] == "audit":
-		return c.readLog(line, words[1:])
+		return c.readLog(line)
 	case len(words) == 2 && words[0] == "explain":
 		return c.explain(words[1])
 	case len(words) > 0 && words[0] == "explain":
@@ -56,6 +56,9 @@ func (c *connection) welcome() string {
 
 	if cert := p.certificate(); p.Cert != nil {
 		fmt.Fprintf(&b, "Your certificate is %q of the authority %s, serial %d.\n", printable(cert.KeyID), printable(cert.Authority), cert.Serial)
+	}
+	if c.server.audit != nil && c.isAuditor() {
+		b.WriteString("You may read the audit log: \"ssh bastion audit --help\" tells how.\n")
 	}
 	grants := c.server.policies.get().ReachOf(p.identity())
 	if len(grants) == 0 {

@@ -61,6 +61,9 @@ func (c *connection) answerSession(channel ssh.Channel, requests <-chan *ssh.Req
 			io.WriteString(err, a.err)
 			status := a.status
 			if a.run != nil {
+				if terminal {
+					go c.interruptible(channel, gone)
+				}
 				status = uint32(a.run(ctx, out, err))
 			}
 			channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status}))
@@ -96,6 +99,24 @@ func (c *connection) answerSession(channel ssh.Channel, requests <-chan *ssh.Req
 		default:
 			c.denyRequest(sessionRequest(req), "")
 			req.Reply(false, nil)
+		}
+	}
+}
+
+// interruptible ends a command when somebody types ^C. His terminal is in raw
+// mode and sends it as a byte, and there is no pty here that would make a
+// signal of it.
+func (c *connection) interruptible(typed io.Reader, interrupt func()) {
+	defer c.recovered()
+	b := make([]byte, 256)
+	for {
+		n, err := typed.Read(b)
+		if bytes.IndexByte(b[:n], 0x03) >= 0 {
+			interrupt()
+			return
+		}
+		if err != nil {
+			return
 		}
 	}
 }
