@@ -72,6 +72,7 @@ func TestIndex(t *testing.T) {
 }
 
 func TestIndexFilter(t *testing.T) {
+	t.Parallel()
 	for _, n := range []int{0, 1, 50, 3000, 100_000, 800_000} {
 		if testing.Short() && n > 10_000 {
 			continue

@@ -216,6 +216,7 @@ func TestClosingBreaksPackingOff(t *testing.T) {
 }
 
 func TestAKeeperThatDoesNotStopKeepsTheLock(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		return
 	}
@@ -337,6 +338,7 @@ func isWriter(name string, l *Log) bool {
 }
 
 func TestNoFaultOfPackingLosesARecord(t *testing.T) {
+	t.Parallel()
 	for _, opts := range []Options{{}, withKey(t)} {
 		faults(t, opts, func(t *testing.T) string {
 			dir := t.TempDir()

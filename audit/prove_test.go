@@ -57,6 +57,7 @@ func prune(t *testing.T, dir string, lines [][]byte, n int) uint64 {
 }
 
 func TestProofs(t *testing.T) {
+	t.Parallel()
 	t.Run("out of the records", func(t *testing.T) { testProofs(t, false) })
 	t.Run("with indexes", func(t *testing.T) { testProofs(t, true) })
 }

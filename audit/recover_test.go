@@ -260,6 +260,7 @@ func TestLostExactlyOnceOverManyCrashes(t *testing.T) {
 // TestACrashAtAnyByteOfARecovery cuts the batch of a recovery everywhere, and
 // then the recovery from that again.
 func TestACrashAtAnyByteOfARecovery(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	l := open(t, dir, Options{})
 	must(t, l, opened("f1"), opened("f2"), Record{Type: ForwardClose, Forward: "f1"}, opened("f3"))

@@ -101,6 +101,7 @@ func signedAll(t testing.TB, l *Log) {
 }
 
 func TestRetention(t *testing.T) {
+	t.Parallel()
 	t.Run("by age takes all that is older, but never the newest", func(t *testing.T) {
 		for _, opts := range []Options{withKey(t), {}} {
 			dir, old := oldLog(t, opts, "a", "b", "c")
@@ -308,6 +309,7 @@ func TestRetention(t *testing.T) {
 }
 
 func TestNoFaultOfRetentionLosesMoreThanItShould(t *testing.T) {
+	t.Parallel()
 	for _, opts := range []Options{withKey(t), {}} {
 		start, old := oldLog(t, opts, "a", "b")
 		if opts.Signer == nil {

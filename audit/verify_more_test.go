@@ -146,6 +146,7 @@ func tamper(files map[string]string, op byte, file, at, how int) {
 // TestHistoriesVerify makes logs on a disk that fails, with crashes, and none of
 // that is harm.
 func TestHistoriesVerify(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(12) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		opts := withKey(t)

@@ -174,6 +174,7 @@ func numbered(line string, seq uint64) string {
 // TestTampering edits the files as attackers would. The harm is done to the
 // fourth record of the second segment, unless the name says something else.
 func TestTampering(t *testing.T) {
+	t.Parallel()
 	opts, thief := withKey(t), withKey(t)
 	base := honest(t, opts.Signer)
 	var firsts []uint64
@@ -405,6 +406,7 @@ func (f *forgery) resign(t testing.TB, key note.Signer) {
 }
 
 func TestVerifyOfAnHonestLog(t *testing.T) {
+	t.Parallel()
 	opts, old := withKey(t), withKey(t)
 	key := VerifyOptions{Keys: []note.Verifier{opts.Verifier}}
 	for _, zst := range []bool{false, true} {
@@ -453,6 +455,7 @@ func (f *forgery) prune(n int) {
 }
 
 func TestVerifyOfAPrunedLog(t *testing.T) {
+	t.Parallel()
 	opts := withKey(t)
 	key := VerifyOptions{Keys: []note.Verifier{opts.Verifier}}
 	// whole has a log.prune at its end that tells of its first two segments.
