@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"sekisho/audit"
 )
@@ -266,10 +267,15 @@ func encode(s, what string) ([]byte, error) {
 	return b, nil
 }
 
-// abbreviate keeps messages short.
+// abbreviate keeps messages short. What it cuts stays text.
 func abbreviate(s string) string {
-	if len(s) > 80 {
-		return s[:80] + "…"
+	const most = 80
+	if len(s) <= most {
+		return s
 	}
-	return s
+	n := most
+	for n > most-utf8.UTFMax && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "…"
 }

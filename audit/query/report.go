@@ -87,10 +87,7 @@ func NewReport(ctx context.Context, dir string, q Query, opts Options) (*Report,
 		return nil, errors.New("a report is made of users, targets, addresses and times, and not of single records")
 	}
 	q.Types = reported
-	s := &summing{
-		report:  &Report{From: q.From, To: q.To, Denials: []*Denial{}, FailedLogins: []*FailedLogin{}, Reached: []*Reached{}},
-		denials: map[deniedKey]*Denial{}, failed: map[netip.Addr]*FailedLogin{}, reached: map[pair]*Reached{}, open: map[string]*openForward{},
-	}
+	s := newSumming(q)
 	err := Search(ctx, dir, q, opts, func(_ []byte, rec audit.Record) error { return s.see(&rec) })
 	if err != nil && !errors.Is(err, ErrDamaged) {
 		return nil, err
@@ -116,6 +113,13 @@ type summing struct {
 	failed  map[netip.Addr]*FailedLogin
 	reached map[pair]*Reached
 	open    map[string]*openForward
+}
+
+func newSumming(q Query) *summing {
+	return &summing{
+		report:  &Report{From: q.From, To: q.To, Denials: []*Denial{}, FailedLogins: []*FailedLogin{}, Reached: []*Reached{}},
+		denials: map[deniedKey]*Denial{}, failed: map[netip.Addr]*FailedLogin{}, reached: map[pair]*Reached{}, open: map[string]*openForward{},
+	}
 }
 
 func (s *summing) see(r *audit.Record) error {

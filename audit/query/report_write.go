@@ -3,7 +3,6 @@ package query
 import (
 	"bytes"
 	"encoding/csv"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
@@ -17,12 +16,7 @@ import (
 const mostShown = 50
 
 // WriteJSON writes the report as one JSON object.
-func (r *Report) WriteJSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(r)
-}
+func (r *Report) WriteJSON(w io.Writer) error { return WriteJSON(w, r) }
 
 // WriteText writes the report for people: what was refused comes first.
 func (r *Report) WriteText(w io.Writer, zone *time.Location) error {

@@ -1,7 +1,11 @@
 package query
 
 import (
+	"bufio"
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +22,7 @@ const TimeLayout = "2006-01-02 15:04:05Z07:00"
 // Printable makes text of unknown origin harmless in a terminal: what cannot be
 // seen, or changes how other text is seen, is escaped as in the log.
 func Printable(s string) string {
+	s = strings.ToValidUTF8(s, "\ufffd")
 	if strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
 		return s
 	}
@@ -26,6 +31,7 @@ func Printable(s string) string {
 
 // word is for a cell of a table: what could look like two is quoted.
 func word(s string) string {
+	s = strings.ToValidUTF8(s, "\ufffd")
 	switch {
 	case s == "":
 		return "-"
@@ -46,14 +52,45 @@ func escape(s, special string) string {
 			b.WriteRune(r)
 		case unicode.IsPrint(r):
 			b.WriteRune(r)
-		case r > 0xffff:
-			hi, lo := utf16.EncodeRune(r)
-			fmt.Fprintf(&b, `\u%04x\u%04x`, hi, lo)
 		default:
-			fmt.Fprintf(&b, `\u%04x`, r)
+			writeEscaped(&b, r)
 		}
 	}
 	return b.String()
+}
+
+// writeEscaped writes a rune as JSON escapes it (RFC 8259, section 7).
+func writeEscaped(w io.Writer, r rune) {
+	if r > 0xffff {
+		hi, lo := utf16.EncodeRune(r)
+		fmt.Fprintf(w, `\u%04x\u%04x`, hi, lo)
+		return
+	}
+	fmt.Fprintf(w, `\u%04x`, r)
+}
+
+// WriteJSON writes v as indented JSON that is harmless in a terminal:
+// encoding/json escapes what JSON demands, and leaves C1 controls, what turns
+// the direction of text, and what has no width.
+func WriteJSON(w io.Writer, v any) error {
+	var text bytes.Buffer
+	e := json.NewEncoder(&text)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	out := bufio.NewWriter(w)
+	for _, r := range text.String() {
+		// Outside of strings there is nothing of the kind but the ends of lines,
+		// and within they are escaped.
+		if r == '\n' || unicode.IsPrint(r) {
+			out.WriteRune(r)
+		} else {
+			writeEscaped(out, r)
+		}
+	}
+	return out.Flush()
 }
 
 // size writes a number of bytes for people.

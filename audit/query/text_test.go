@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"sekisho/audit"
 	"sekisho/audit/audittest"
@@ -376,7 +378,7 @@ func TestAReportOfALargeLog(t *testing.T) {
 }
 
 func TestAReportIsBounded(t *testing.T) {
-	s := &summing{report: &Report{}, denials: map[deniedKey]*Denial{}, failed: map[netip.Addr]*FailedLogin{}, reached: map[pair]*Reached{}, open: map[string]*openForward{}}
+	s := newSumming(Query{})
 	const n = mostRows + 1000
 	for i := range n {
 		r := audit.Record{Time: at, User: fmt.Sprint(i), Target: audit.Endpoint{Host: "h", Port: 1}, Forward: fmt.Sprint(i), Login: fmt.Sprint(i), Source: netip.AddrPortFrom(netip.AddrFrom4([4]byte{byte(i >> 16), byte(i >> 8), byte(i), 1}), 1)}
@@ -427,6 +429,74 @@ func TestTheTableIsHarmless(t *testing.T) {
 	for _, c := range title + strings.Join(lines, "") {
 		if !unicode.IsPrint(c) {
 			t.Errorf("%q is told", c)
+		}
+	}
+}
+
+// nasty are texts that clients may have sent.
+var nasty = []string{
+	"\u009b2J", "\u202erds", "\u200bbob", "\ufeffbob", "\U000e0041", "\x7f", "\x1b[2J\n", "\x00", "\xff\xfe", "a\u2028b", "a\u00a0b", "=1+1", "<&>\"\\", "日本",
+	strings.Repeat("日", 100), "x" + strings.Repeat("日", 100), strings.Repeat("é", 41) + "\xc3",
+}
+
+func TestAReportIsHarmless(t *testing.T) {
+	s := newSumming(Query{})
+	for i, n := range nasty {
+		r := audit.Record{
+			Time: at, User: n, Login: n, Key: n, Reason: n, Request: n, Detail: n, Forward: fmt.Sprint("f", i),
+			Target: audit.Endpoint{Host: n, Port: 22}, Source: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 1),
+		}
+		for _, r.Type = range []audit.Type{audit.ForwardOpen, audit.ForwardDeny, audit.RequestDeny, audit.AuthFail} {
+			if err := s.see(&r); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	r := s.finish()
+	for format, write := range map[string]func(io.Writer) error{
+		"JSON": r.WriteJSON, "CSV": r.WriteCSV, "text": func(w io.Writer) error { return r.WriteText(w, time.UTC) },
+	} {
+		var b bytes.Buffer
+		if err := write(&b); err != nil {
+			t.Fatal(err)
+		}
+		if !utf8.Valid(b.Bytes()) {
+			t.Errorf("the %s is not UTF-8: %q", format, &b)
+		}
+		for _, c := range b.String() {
+			if c != '\n' && !unicode.IsPrint(c) {
+				t.Errorf("%q is in the %s", c, format)
+			}
+		}
+		if !strings.Contains(b.String(), "日本") {
+			t.Errorf("what can be read is not in the %s", format)
+		}
+	}
+
+	var b bytes.Buffer
+	r.WriteJSON(&b)
+	var back Report
+	if err := json.Unmarshal(b.Bytes(), &back); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range nasty {
+		if n = strings.ToValidUTF8(n, "\ufffd"); !slices.ContainsFunc(back.Reached, func(x *Reached) bool { return strings.Contains(x.User, strings.TrimRight(n, "\ufffd")) }) {
+			t.Errorf("%q does not come back of the JSON", n)
+		}
+	}
+}
+
+func TestWhatIsShortenedStaysText(t *testing.T) {
+	for _, s := range nasty {
+		got := abbreviate(s)
+		if utf8.ValidString(s) && !utf8.ValidString(got) || len(got) > 80+len("…") {
+			t.Errorf("%q is shortened to %q", s, got)
+		}
+		if p := Printable(s); !utf8.ValidString(p) {
+			t.Errorf("%q is written as %q", s, p)
+		}
+		if w := word(s); !utf8.ValidString(w) {
+			t.Errorf("%q is written as the word %q", s, w)
 		}
 	}
 }

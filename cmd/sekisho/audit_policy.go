@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -53,7 +52,7 @@ and its size.`,
 				return failf("somebody has changed it: the file's owner, or a disk that fails", "%w", err)
 			}
 			if asJSON {
-				return printPolicies(std, policyLine{found.Hash, found.First, found.Bytes, string(text)})
+				return printJSON(std.out, policyLine{found.Hash, found.First, found.Bytes, string(text)})
 			}
 			_, err = std.out.Write(text)
 			return err
@@ -103,17 +102,10 @@ func listPolicies(std stdio, kept []audit.KeptPolicy, asJSON bool) error {
 		for _, p := range kept {
 			lines = append(lines, policyLine{p.Hash, p.First, p.Bytes, ""})
 		}
-		return printPolicies(std, lines)
+		return printJSON(std.out, lines)
 	}
 	for _, p := range kept {
 		fmt.Fprintf(std.out, "%s %s %d bytes\n", p.First.Format(time.RFC3339), p.Hash, p.Bytes)
 	}
 	return nil
-}
-
-func printPolicies(std stdio, v any) error {
-	out := json.NewEncoder(std.out)
-	out.SetIndent("", "  ")
-	out.SetEscapeHTML(false)
-	return out.Encode(v)
 }

@@ -1,13 +1,13 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 
 	"github.com/spf13/cobra"
 
+	"sekisho/audit/query"
 	"sekisho/authz/strictyaml"
 )
 
@@ -103,10 +103,5 @@ func problemsJSON(w io.Writer, problems strictyaml.Problems) error {
 	return printJSON(w, problemLines(problems))
 }
 
-// printJSON prints a value for programs.
-func printJSON(w io.Writer, value any) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(value)
-}
+// printJSON prints a value for programs, and harmless for a terminal.
+func printJSON(w io.Writer, value any) error { return query.WriteJSON(w, value) }
