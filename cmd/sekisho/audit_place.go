@@ -1,7 +1,11 @@
 package main
 
 import (
+	"errors"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"regexp"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/mod/sumdb/note"
@@ -19,6 +23,8 @@ type logPlace struct {
 	where  where
 	log    string   // --log
 	keys   []string // --key
+
+	policies bool // it is enough that policies are kept there
 }
 
 // A servedLog is the one that a server writes.
@@ -99,7 +105,7 @@ func (p *logPlace) beside(cmd *cobra.Command, args []string) (log foundLog, noKe
 		case p.where.config != "":
 			return log, nil, usagef("give one of the two", "--config %s and --log %s name two places", p.where.config, p.log)
 		}
-		return foundLog{dir: p.log}, nil, isLog(p.log, "")
+		return foundLog{dir: p.log}, nil, p.isLog(p.log, "")
 	}
 	config, err := p.where.findConfig(cmd, args)
 	if err != nil {
@@ -117,23 +123,47 @@ func (p *logPlace) beside(cmd *cobra.Command, args []string) (log foundLog, noKe
 			log.keys = []note.Verifier{key}
 		}
 	}
-	return log, noKey, isLog(log.dir, config)
+	return log, noKey, p.isLog(log.dir, config)
 }
 
-// isLog makes sure that a log can be in the folder.
-func isLog(dir, config string) error {
-	hint := "name the folder that has the log's .jsonl files"
-	if config != "" {
-		hint = "audit.dir in " + config + " is where the log is; sekisho serve makes it"
+// ofLog are names of files that only the folder of a log has.
+var ofLog = regexp.MustCompile(`^([0-9]{20}\S*\.(jsonl|jsonl\.zst|heads)|pruned)$`)
+
+// isLog makes sure that there is a log in the folder: of another one every
+// answer would be that nothing is wrong and nobody was there.
+func (p *logPlace) isLog(dir, config string) error {
+	err := p.hasLog(dir)
+	if err == nil {
+		return nil
 	}
-	info, err := os.Stat(dir)
+	return noLog(dir, config, err, p.hasLog(filepath.Join(dir, "audit")) == nil)
+}
+
+var errNoRecords = errors.New("it has no records, and nothing of any")
+
+func (p *logPlace) hasLog(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if ofLog.MatchString(e.Name()) || p.policies && e.Name() == "policies" {
+			return nil
+		}
+	}
+	return errNoRecords
+}
+
+// noLog tells why there is none, or that it cannot be seen.
+func noLog(dir, config string, err error, below bool) error {
 	switch {
-	case os.IsPermission(err):
-		return failf("the log is for the user who serves alone: sudo sekisho …", "%w", err)
-	case err != nil:
-		return failf(hint, "there is no log in %s: %v", dir, reason(err))
-	case !info.IsDir():
-		return failf(hint, "%s is not a folder", dir)
+	case errors.Is(err, fs.ErrPermission):
+		return failf("the log is for the user that sekisho serves as: run this as that user or as root, or over SSH as a user with the role auditor",
+			"the log in %s cannot be read: %w", dir, reason(err))
+	case below:
+		return failf("it is in the folder below: "+filepath.Join(dir, "audit"), "there is no log in %s: %w", dir, reason(err))
+	case config != "":
+		return failf("audit.dir in "+config+" is where the log is; sekisho serve makes it", "there is no log in %s: %w", dir, reason(err))
 	}
-	return nil
+	return failf("name the folder that has the log's .jsonl files", "there is no log in %s: %w", dir, reason(err))
 }

@@ -13,7 +13,7 @@ import (
 )
 
 func newAuditPolicy(std stdio, served *servedLog) *cobra.Command {
-	p := logPlace{served: served}
+	p := logPlace{served: served, policies: true}
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "policy [HASH]",
