@@ -77,6 +77,7 @@ type Verdict struct {
 	Bytes    int64     `json:"bytes"` // of records, unpacked
 	Begin    time.Time `json:"begin,omitzero"`
 	End      time.Time `json:"end,omitzero"`
+	Complete bool      `json:"complete"`       // all that is there was read: false if nothing can be said of what comes after a harm
 	Torn     int64     `json:"torn,omitempty"` // bytes at the end that a crash left, or that are being written
 	Open     int       `json:"open_forwards"`  // that have no end yet; -1 if there were too many to follow
 	Seconds  float64   `json:"seconds"`
@@ -86,9 +87,16 @@ type Verdict struct {
 	Heads      int        `json:"heads"`      // that fit
 	Signatures int        `json:"signatures"` // of heads, that were verified
 	Head       *SignedFor `json:"head,omitempty"`
-	Since      *SignedFor `json:"since,omitempty"`
-	SinceSays  SinceSays  `json:"since_says,omitempty"`
 	Protected  uint64     `json:"protected"` // records below this are those that were signed
+
+	// The heads that were kept elsewhere: how many, the one with the most
+	// records, and what came of all. What was changed first is among the
+	// records between the newest that fits and the oldest that does not.
+	Kept         int        `json:"kept,omitempty"`
+	Since        *SignedFor `json:"since,omitempty"`
+	SinceSays    SinceSays  `json:"since_says,omitempty"`
+	NewestFit    *SignedFor `json:"newest_fit,omitempty"`
+	OldestMisfit *SignedFor `json:"oldest_misfit,omitempty"`
 
 	Harms []Harm   `json:"harms"` // the first is that of the first bad record, if there is one
 	Gaps  []string `json:"gaps"`  // what could not be checked
@@ -107,14 +115,14 @@ func signedFor(h *tree.Head) *SignedFor {
 	return &SignedFor{h.Origin, h.Size, h.Root.String(), h.Time}
 }
 
-// SinceSays is what came of the head that was kept elsewhere.
+// SinceSays is what came of the heads that were kept elsewhere.
 type SinceSays string
 
 const (
-	SinceFits     SinceSays = "fits"
-	SinceDiffers  SinceSays = "differs"
+	SinceFits     SinceSays = "fits"         // all, but for those of records that retention took
+	SinceDiffers  SinceSays = "differs"      // one of them does
 	SinceAhead    SinceSays = "ahead"        // the log is shorter
-	SincePruned   SinceSays = "pruned"       // retention took records on both sides of it
+	SincePruned   SinceSays = "pruned"       // retention took records on both sides of each
 	SinceNotAsked SinceSays = "not_compared" // harm stands before it
 )
 

@@ -3,6 +3,7 @@ package audit
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,9 +27,9 @@ type VerifyOptions struct {
 	// was changed. Any of them counts anywhere in the log.
 	Keys []note.Verifier
 
-	// Since is a head that was kept where nobody who can write the log can
-	// change it. The caller has made sure who signed it.
-	Since *tree.Head
+	// Since are heads that were kept where nobody who can write the log can
+	// change them, in any order. The caller has made sure who signed them.
+	Since []tree.Head
 
 	// Progress is called now and then from the goroutine of Verify.
 	Progress func(records uint64, bytes int64)
@@ -38,8 +39,8 @@ type VerifyOptions struct {
 // what was written. An error is that it could not be read.
 //
 // It grows the tree over all lines and holds it against every head: those
-// beside the segments, those within server.start and log.prune, and the one
-// that was kept. The root at a head proves every line below it. So lines below
+// beside the segments, those within server.start and log.prune, and those
+// that were kept. The root at a head proves every line below it. So lines below
 // the last head are looked at for their number, time and run only, and those
 // above it are read strictly. If a root is not the right one, what stands
 // above the last head that fits is read again, strictly, for the first line
@@ -56,7 +57,8 @@ func Verify(ctx context.Context, dir string, opts VerifyOptions) (*Verdict, erro
 	const tries = 5
 	began := time.Now()
 	for range tries {
-		v := &verification{ctx: ctx, dir: dir, opts: opts}
+		v := &verification{ctx: ctx, dir: dir, opts: opts, kept: slices.Clone(opts.Since)}
+		slices.SortStableFunc(v.kept, func(a, b tree.Head) int { return cmp.Compare(a.Size, b.Size) })
 		err := v.run()
 		if errors.Is(err, errMoved) {
 			continue
@@ -78,6 +80,7 @@ type verification struct {
 	ctx  context.Context
 	dir  string
 	opts VerifyOptions
+	kept []tree.Head // opts.Since, by size
 
 	gone   tree.Range
 	pieces []piece
@@ -111,8 +114,12 @@ type mark struct {
 	fit        uint64     // how many records the last head had that fits
 	proven     uint64     // the records below are those of a head that somebody signed
 	bare       string     // time of the first record after that
-	since      SinceSays
-	pruned     bool // a log.prune has told of what is gone
+	asked      int        // how many kept heads it was held against, or that are of what is gone
+	keptFit    *tree.Head // the newest of them that fits, up to the first that does not
+	misfit     *tree.Head // the oldest of them that does not
+	later      bool       // one after that fits
+	over       bool       // all that is there was read
+	pruned     bool       // a log.prune has told of what is gone
 	harms      []Harm
 }
 
@@ -137,8 +144,8 @@ func (v *verification) run() error {
 	}
 	v.at = mark{tree: v.gone.Clone(), order: newOrder(v.gone.Next())}
 	v.at.heads.from, v.at.key.nth = v.gone.Next(), -1
-	if v.opts.Since != nil && v.opts.Since.Size < v.gone.Next() {
-		v.at.since = SincePruned
+	for v.at.asked < len(v.kept) && v.kept[v.at.asked].Size < v.gone.Next() {
+		v.at.asked++
 	}
 	start := v.at.clone()
 	v.anchor = start
@@ -146,17 +153,17 @@ func (v *verification) run() error {
 	if err != nil {
 		return err
 	}
-	if len(v.opts.Keys) == 0 && v.opts.Since == nil {
+	if len(v.opts.Keys) == 0 && len(v.kept) == 0 {
 		trust = 0
 	}
 	harm, err := v.walk(trust)
 	if err != nil {
 		return err
 	}
-	if v.at.since == SinceDiffers {
+	if v.at.misfit != nil {
 		v.anchor = start // heads of the log prove nothing
 	}
-	if trust > 0 && (harm != nil || v.quick > v.at.proven || v.at.since == SinceDiffers) {
+	if trust > 0 && (harm != nil || v.quick > v.at.proven || v.at.misfit != nil) {
 		// What is wrong stands after the anchor.
 		v.at = v.anchor.clone()
 		if harm, err = v.walk(0); err != nil {

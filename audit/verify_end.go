@@ -14,16 +14,19 @@ import (
 func (v *verification) ended() (*Harm, error) {
 	m := &v.at
 	n := m.tree.Next()
+	m.over = true
 	last := v.dir
 	for _, p := range v.pieces {
 		if p.key() == m.key {
 			last = p.path
 		}
 	}
-	s := v.opts.Since
-	if s != nil && m.since == "" {
-		m.since = SinceAhead
-		m.harms = addHarm(m.harms, Harm{KindRollback, last, 0, n, s.Size, fmt.Sprintf("the head that was kept counts %d records, and the log ends before record %d", s.Size, n), 0})
+	if m.misfit != nil {
+		v.differs()
+	}
+	if m.asked < len(v.kept) {
+		newest := v.kept[len(v.kept)-1]
+		m.harms = addHarm(m.harms, Harm{KindRollback, last, 0, n, newest.Size, fmt.Sprintf("the head that was kept counts %d records, and the log ends before record %d", newest.Size, n), 0})
 	}
 	newest, err := v.beyond()
 	if err != nil {
@@ -31,9 +34,6 @@ func (v *verification) ended() (*Harm, error) {
 	}
 	if newest != nil {
 		return &Harm{KindTruncated, last, 0, n, newest.Size, fmt.Sprintf("the log ends before record %d, and a head signed at %s counts %d records", n, newest.Time.Format(time.RFC3339), newest.Size), 0}, nil
-	}
-	if m.since == SinceDiffers {
-		v.differs()
 	}
 	if gone := v.gone.Next(); gone > 0 && !m.pruned {
 		return &Harm{KindMissing, "", 0, 0, gone, fmt.Sprintf("they are gone, and no %s tells that retention took them", LogPrune), 0}, nil
@@ -66,11 +66,18 @@ func (v *verification) beyond() (newest *tree.Head, err error) {
 
 // differs tells of a kept head that does not fit.
 func (v *verification) differs() {
-	m, s := &v.at, v.opts.Since
-	h := Harm{KindChanged, "", 0, v.gone.Next(), s.Size, fmt.Sprintf("they are not those of the head that was kept, signed at %s", s.Time.Format(time.RFC3339)), 0}
+	m, s := &v.at, v.at.misfit
+	from := v.gone.Next()
+	if m.keptFit != nil {
+		from = m.keptFit.Size
+	}
+	h := Harm{KindChanged, "", 0, from, s.Size, fmt.Sprintf("they are not those of the head that was kept, signed at %s", s.Time.Format(time.RFC3339)), 0}
 	if m.head != nil && m.head.Size >= s.Size {
 		h.Kind = KindRewritten
 		h.Detail += "; those that are there now were signed with the log key"
+	}
+	if m.later {
+		h.Detail += "; a later one fits, so that the heads that were kept are not all of one log"
 	}
 	m.harms = addHarm(m.harms, h)
 }
@@ -144,7 +151,7 @@ func (v *verification) verdict() *Verdict {
 	m := &v.at
 	r := &Verdict{
 		Dir: v.dir, First: v.gone.Next(), Next: m.tree.Next(), Segments: m.segments, Bytes: m.bytes, Torn: m.torn, Open: len(v.open.open),
-		Keys: []string{}, Heads: m.compared, Signatures: m.signatures, SinceSays: m.since, Protected: m.proven,
+		Keys: []string{}, Heads: m.compared, Signatures: m.signatures, Complete: m.over, Protected: m.proven,
 		Harms: append(append([]Harm{}, m.harms...), v.odd...), Gaps: []string{}, Notes: []string{},
 	}
 	for _, k := range v.opts.Keys {
@@ -158,16 +165,39 @@ func (v *verification) verdict() *Verdict {
 	if m.head != nil {
 		r.Head = signedFor(m.head)
 	}
-	if s := v.opts.Since; s != nil {
-		r.Since = signedFor(s)
-		if m.since == "" {
-			r.SinceSays = SinceNotAsked
-		}
-	}
+	v.judgeKept(r)
 	if r.Good() {
 		v.limits(r)
 	}
 	return r
+}
+
+// judgeKept says what came of the heads that were kept.
+func (v *verification) judgeKept(r *Verdict) {
+	m, n := &v.at, len(v.kept)
+	if n == 0 {
+		return
+	}
+	r.Kept, r.Since = n, signedFor(&v.kept[n-1])
+	misfit := m.misfit
+	switch {
+	case misfit != nil:
+		r.SinceSays = SinceDiffers
+	case m.asked < n && m.over:
+		r.SinceSays, misfit = SinceAhead, &v.kept[m.asked]
+	case m.asked < n:
+		r.SinceSays = SinceNotAsked
+	case m.keptFit == nil:
+		r.SinceSays = SincePruned
+	default:
+		r.SinceSays = SinceFits
+	}
+	if m.keptFit != nil {
+		r.NewestFit = signedFor(m.keptFit)
+	}
+	if misfit != nil {
+		r.OldestMisfit = signedFor(misfit)
+	}
 }
 
 // limits says what a good verdict does not.

@@ -68,6 +68,10 @@ func listHeads(dir string) ([]headFile, error) {
 	return files, nil
 }
 
+// SplitHeads returns the heads in a text of many, such as a witness keeps. Of whom
+// they are is not looked at. What is none is left out: a crash leaves half a one.
+func SplitHeads(text []byte) [][]byte { return splitHeads(text) }
+
 // A headText is a head as it was found. Size and root are read, but not by
 // whom it is signed.
 type headText struct {
@@ -220,8 +224,8 @@ func readAt(path string, b []byte, off int64) (int, error) {
 // far lines may be read with less care until a head has proven them.
 func (v *verification) lastHead() (uint64, error) {
 	size := uint64(0)
-	if v.opts.Since != nil {
-		size = v.opts.Since.Size
+	if n := len(v.kept); n > 0 {
+		size = v.kept[n-1].Size
 	}
 	for _, f := range slices.Backward(v.files) {
 		b := make([]byte, min(f.size, 64<<10))
@@ -253,8 +257,8 @@ func (m *mark) due(v *verification) uint64 {
 	if h := m.heads.peek(v.files); h != nil {
 		due = h.size
 	}
-	if v.opts.Since != nil && m.since == "" {
-		due = min(due, v.opts.Since.Size)
+	if m.asked < len(v.kept) {
+		due = min(due, v.kept[m.asked].Size)
 	}
 	if m.heads.err != nil {
 		due = 0
@@ -274,12 +278,8 @@ func (v *verification) compare(quick bool) (*Harm, error) {
 		if m.heads.err != nil {
 			return nil, m.heads.err
 		}
-		if s := v.opts.Since; s != nil && m.since == "" && s.Size <= n {
-			m.since = SinceDiffers
-			if s.Root == root {
-				m.since = SinceFits
-				m.prove(n)
-			}
+		if m.asked < len(v.kept) && v.kept[m.asked].Size <= n {
+			m.ask(&v.kept[m.asked], root)
 			continue
 		}
 		h := *m.heads.peek(v.files)
@@ -293,6 +293,20 @@ func (v *verification) compare(quick bool) (*Harm, error) {
 		}
 	}
 	return nil, nil
+}
+
+// ask holds the tree against a head that was kept.
+func (m *mark) ask(kept *tree.Head, root tree.Hash) {
+	m.asked++
+	switch fits := kept.Root == root; {
+	case fits && m.misfit != nil:
+		m.later = true
+	case fits:
+		m.keptFit = kept
+		m.prove(kept.Size)
+	case m.misfit == nil:
+		m.misfit = kept
+	}
 }
 
 // hold holds the tree against a head whose signature matters.
@@ -327,11 +341,11 @@ func (v *verification) openHead(h headText) *tree.Head {
 		}
 		return nil
 	}
-	m.signatures++
 	head, err := tree.OpenHead(h.text, v.opts.Keys...)
 	kind := KindSignature
 	switch {
 	case err == nil:
+		m.signatures++
 		return &head
 	case errors.Is(err, tree.ErrMalformed):
 		return nil // what a crash left

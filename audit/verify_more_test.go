@@ -54,7 +54,7 @@ func FuzzVerify(f *testing.F) {
 	try(f, err)
 	log := honest(f, signer)
 	lines := log.lines()
-	kept := log.head(len(lines))
+	kept := []tree.Head{*log.head(len(lines))}
 	opts := VerifyOptions{Keys: []note.Verifier{verifier}, Since: kept}
 	folders := []map[string]string{folder(f, log.save(f, false)), folder(f, log.save(f, true))}
 	f.Add([]byte{0})
@@ -197,7 +197,9 @@ func TestHistoriesVerify(t *testing.T) {
 				}
 			}
 			for _, h := range append(kept, nil) {
-				key.Since = h
+				if key.Since = nil; h != nil {
+					key.Since = []tree.Head{*h}
+				}
 				if v := verify(t, dir, key); !v.Good() || h != nil && v.SinceSays != SinceFits {
 					t.Fatalf("seed %d: %+v", seed, v)
 				}
@@ -258,7 +260,7 @@ func TestVerifyOfALogThatIsWritten(t *testing.T) {
 		try(t, err)
 		h, err := tree.OpenHead(text, opts.Verifier)
 		try(t, err)
-		key.Since = &h
+		key.Since = []tree.Head{h}
 		if v := verify(t, dir, key); !v.Good() || v.SinceSays != SinceFits {
 			t.Errorf("%d: %+v", i, v)
 			break

@@ -334,7 +334,7 @@ func TestTampering(t *testing.T) {
 								o.Keys = []note.Verifier{opts.Verifier}
 							}
 							if keep {
-								o.Since = base.head(int(total))
+								o.Since = []tree.Head{*base.head(int(total))}
 							}
 							if !key && !resign && !keep && tt.keyless != "-" {
 								want = tt.keyless
@@ -418,11 +418,11 @@ func TestVerifyOfAnHonestLog(t *testing.T) {
 		}
 		for size := 0; size <= n; size++ {
 			o := key
-			o.Since = f.head(size)
+			o.Since = []tree.Head{*f.head(size)}
 			if v := verify(t, f.save(t, zst), o); !v.Full() || v.SinceSays != SinceFits {
 				t.Errorf("%d: %+v", size, v)
 			}
-			o.Since.Root[3] ^= 1
+			o.Since[0].Root[3] ^= 1
 			if v := verify(t, f.save(t, zst), o); v.Good() || v.SinceSays != SinceDiffers {
 				t.Errorf("%d: %+v", size, v)
 			}
@@ -438,6 +438,90 @@ func TestVerifyOfAnHonestLog(t *testing.T) {
 		if v := verify(t, f.save(t, zst), VerifyOptions{}); !v.Good() || v.Full() {
 			t.Errorf("%+v", v)
 		}
+	}
+}
+
+// Of all heads that a witness has kept, it is told between which two the log
+// was changed.
+func TestVerifyWithAHistory(t *testing.T) {
+	opts := withKey(t)
+	base := honest(t, opts.Signer)
+	total := uint64(len(base.lines()))
+	first := base.segments[1].first
+	other := copied(base)
+	other.edit(2, 1, `"type":"`, `"type":"x`)
+	var history []tree.Head // newest first: the order does not matter
+	for n := int(total); n > 0; n -= 2 {
+		history = append(history, *base.head(n))
+	}
+	oldest := history[len(history)-1].Size
+	fits := func(below uint64) uint64 { return below - (below-oldest)%2 }
+	bad := first + 3
+
+	tests := []struct {
+		name        string
+		do          func(f *forgery)
+		history     []tree.Head
+		says        SinceSays
+		fit, misfit uint64 // 0: none
+		kind        Kind
+		from, to    uint64
+	}{
+		{"nothing is changed", func(f *forgery) {}, history, SinceFits, total, 0, "", 0, 0},
+		{"the same head twice", func(f *forgery) {}, append(slices.Clone(history), history...), SinceFits, total, 0, "", 0, 0},
+		{"a record is edited and all is signed again", func(f *forgery) {
+			f.edit(1, 3, `"type":"`, `"type":"x`)
+			f.resign(t, opts.Signer)
+		}, history, SinceDiffers, fits(bad), fits(bad) + 2, KindRewritten, fits(bad), fits(bad) + 2},
+		{"a record is edited and there are no heads", func(f *forgery) {
+			f.edit(1, 3, `"type":"`, `"type":"x`)
+			f.renumber()
+			for _, s := range f.segments {
+				s.heads = nil
+			}
+		}, history, SinceDiffers, fits(bad), fits(bad) + 2, KindChanged, fits(bad), fits(bad) + 2},
+		{"the end is cut off", func(f *forgery) { f.segments = f.segments[:1] }, history, SinceAhead, fits(first), fits(first) + 2, KindRollback, first, total},
+		{"a later head is of the log and one before is not", func(f *forgery) {}, append([]tree.Head{*other.head(int(total - 1))}, history...),
+			SinceDiffers, fits(total - 2), total - 1, KindRewritten, fits(total - 2), total - 1},
+		{"a record is missing before all of them", func(f *forgery) { f.segments[0].lines = slices.Delete(f.segments[0].lines, 0, 1) }, history,
+			SinceNotAsked, 0, 0, KindRemoved, 0, 1},
+	}
+	size := func(h *SignedFor) uint64 {
+		if h == nil {
+			return 0
+		}
+		return h.Size
+	}
+	for _, zst := range []bool{false, true} {
+		for _, tt := range tests {
+			f := copied(base)
+			tt.do(f)
+			v := verify(t, f.save(t, zst), VerifyOptions{Keys: []note.Verifier{opts.Verifier}, Since: tt.history})
+			if v.SinceSays != tt.says || size(v.NewestFit) != tt.fit || size(v.OldestMisfit) != tt.misfit || v.Kept != len(tt.history) || size(v.Since) != total {
+				t.Errorf("%s: %+v", tt.name, v)
+			}
+			if tt.kind == "" {
+				if !v.Full() {
+					t.Errorf("%s: %+v", tt.name, v)
+				}
+				continue
+			}
+			if i := slices.IndexFunc(v.Harms, func(h Harm) bool { return h.Kind == tt.kind }); i < 0 || v.Harms[i].From != tt.from || v.Harms[i].To != tt.to {
+				t.Errorf("%s: %+v", tt.name, v.Harms)
+			}
+			if v.Complete != (tt.says != SinceNotAsked) {
+				t.Errorf("%s: complete %v", tt.name, v.Complete)
+			}
+		}
+	}
+}
+
+// What could not be verified is not counted as verified.
+func TestSignaturesThatFailAreNotCounted(t *testing.T) {
+	opts, thief := withKey(t), withKey(t)
+	v := verify(t, honest(t, thief.Signer).save(t, false), VerifyOptions{Keys: []note.Verifier{opts.Verifier}})
+	if v.Good() || v.Signatures != 0 || !v.Complete {
+		t.Errorf("%+v", v)
 	}
 }
 
@@ -484,7 +568,7 @@ func TestVerifyOfAPrunedLog(t *testing.T) {
 		}
 		for n, h := range heads {
 			o := key
-			o.Since = h
+			o.Since = []tree.Head{*h}
 			v := verify(t, pruned.save(t, zst), o)
 			want := SinceFits
 			if n < cut {
@@ -493,7 +577,7 @@ func TestVerifyOfAPrunedLog(t *testing.T) {
 			if v.SinceSays != want || v.Full() != (n >= cut) || !v.Good() {
 				t.Errorf("%d: %+v", n, v)
 			}
-			o.Since = &tree.Head{Size: h.Size, Root: tree.Hash{1}, Time: at}
+			o.Since = []tree.Head{{Size: h.Size, Root: tree.Hash{1}, Time: at}}
 			if v := verify(t, pruned.save(t, zst), o); n >= cut && v.Good() {
 				t.Errorf("%d: %+v", n, v)
 			}

@@ -21,8 +21,8 @@ func newAuditVerify(std stdio) *cobra.Command {
 		Use:   "verify [DIR]",
 		Short: "Make sure that the log is what the server wrote",
 		Long: `Verify reads the whole log and holds it against the heads that the server has
-signed, and with --since against one that you kept elsewhere, such as witness
-does. It names the first record that is not what was written, or the records
+signed, and with --since against those that you kept elsewhere: one, or the file
+FILE.history in which witness keeps all. It names the first record that is not what was written, or the records
 between the last head that fits and the first that does not.
 
 DIR is the folder of sekisho.yaml. With --log it checks any folder of a log, such
@@ -34,15 +34,16 @@ the settings is taken, which whoever changes the log could have changed as well.
 
 The exit status is 0 if all is well, 3 if the log is not what was written, and 1 if
 it could not be read, or nothing is wrong but not all could be checked: there is no
-key, no head, or the head after --since is of records that retention took away.`,
+key, no head, or what is after --since is of records that retention took away.`,
 		Example: `  sekisho audit verify --key bastion-1.pub --since bastion-1.head
+  sekisho audit verify --key bastion-1.pub --since bastion-1.head.history
   sekisho audit verify --log /mnt/copy/audit --key bastion-1+b0c3ae19+AZr… --json`,
 		Args: atMostOne,
 		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd, std, args) },
 	}
 	c.addKeyed(cmd)
 	f := cmd.Flags()
-	f.StringVar(&c.since, "since", "", "a signed `head` that was kept elsewhere, or a file of it")
+	f.StringVar(&c.since, "since", "", "a signed `head` that was kept elsewhere, or a file of one or many")
 	f.BoolVar(&c.json, "json", false, "print the verdict as JSON")
 	return cmd
 }
@@ -76,7 +77,7 @@ func (c *verifyCommand) run(cmd *cobra.Command, std stdio, args []string) error 
 		v.Notes = append(v.Notes, "The key is the one beside the settings: this only shows that the log fits it, and whoever changed one could have changed the other. Give the key that you keep elsewhere with --key.")
 	}
 	if v.Good() && foreign {
-		v.Gaps = append(v.Gaps, "The head that was kept is signed with another key than the one beside the settings.")
+		v.Gaps = append(v.Gaps, "A head that was kept is signed with another key than the one beside the settings.")
 	}
 	if c.json {
 		err = printJSON(std.out, v)
@@ -96,11 +97,14 @@ func (c *verifyCommand) run(cmd *cobra.Command, std stdio, args []string) error 
 	return nil
 }
 
-// readSince reads the head that was kept. It has to be signed with one of the
-// keys that were given. If the key is only the one beside the log, the head is
-// to be trusted rather than that, and foreign tells that it is of another.
-func (c *verifyCommand) readSince(log foundLog) (h *tree.Head, foreign bool, err error) {
-	const hint = "give the file that witness keeps, or what sekisho audit head printed"
+// mostKept is how many heads of a history are taken: those of years.
+const mostKept = 300_000
+
+// readSince reads the heads that were kept. Each has to be signed with one of the
+// keys that were given. If the key is only the one beside the log, the heads are
+// to be trusted rather than that, and foreign tells that one is of another.
+func (c *verifyCommand) readSince(log foundLog) (kept []tree.Head, foreign bool, err error) {
+	const hint = "give a file that witness keeps, or what sekisho audit head printed"
 	text := []byte(c.since)
 	if !strings.Contains(c.since, "\n") {
 		if text, err = readFile(c.since); err != nil {
@@ -109,18 +113,34 @@ func (c *verifyCommand) readSince(log foundLog) (h *tree.Head, foreign bool, err
 	} else if !strings.HasSuffix(c.since, "\n") {
 		text = append(text, '\n') // a shell takes it away
 	}
-	peeked, err := tree.PeekHead(text)
-	if err != nil {
-		return nil, false, failf(hint, "what is given with --since is not a head: %w", err)
+	heads := [][]byte{text}
+	if _, err := tree.PeekHead(text); err != nil {
+		if heads = audit.SplitHeads(text); len(heads) == 0 {
+			return nil, false, failf(hint, "what is given with --since is not a head: %w", err)
+		}
 	}
-	if len(log.keys) == 0 {
-		return &peeked, false, nil
+	if len(heads) > mostKept {
+		return nil, false, failf(fmt.Sprintf("give the newer ones: tail -n %d %s", 7*mostKept, shellWord(c.since)), "more than %d heads are in %s", mostKept, printable(c.since))
+	}
+	for _, text := range heads {
+		head, other, err := openKept(text, log)
+		if err != nil {
+			return nil, false, err
+		}
+		kept, foreign = append(kept, head), foreign || other
+	}
+	return kept, foreign, nil
+}
+
+func openKept(text []byte, log foundLog) (head tree.Head, foreign bool, err error) {
+	if head, err = tree.PeekHead(text); err != nil || len(log.keys) == 0 {
+		return head, false, err
 	}
 	_, err = tree.OpenHead(text, log.keys...)
 	if err != nil && !(log.own && errors.Is(err, tree.ErrForeignKey)) {
-		return nil, false, failf("give the key that it was signed with, too", "the head that was kept cannot be trusted: %w", err)
+		return head, false, failf("give the key that it was signed with, too", "the head of %d records that was kept cannot be trusted: %w", head.Size, err)
 	}
-	return &peeked, err != nil, nil
+	return head, err != nil, nil
 }
 
 // unverified is an error of reading the log.
@@ -163,6 +183,47 @@ func harmWords(k audit.Kind) string {
 	return string(k)
 }
 
+// keptText tells what came of the heads that were kept.
+func keptText(v *audit.Verdict) string {
+	of := func(h *audit.SignedFor) string {
+		return fmt.Sprintf("%s, signed at %s", manyRecords(h.Size), h.Time.Format(time.RFC3339))
+	}
+	fit, misfit := v.NewestFit, v.OldestMisfit
+	switch {
+	case v.SinceSays == audit.SinceFits && v.Kept == 1:
+		return "The head that was kept fits: " + of(fit) + "."
+	case v.SinceSays == audit.SinceFits:
+		return fmt.Sprintf("Of %d heads that were kept, all fit. The newest: %s.", v.Kept, of(fit))
+	case v.SinceSays == audit.SincePruned && v.Kept == 1:
+		return "The head that was kept could not be compared: " + of(v.Since) + "."
+	case v.SinceSays == audit.SincePruned:
+		return fmt.Sprintf("Of %d heads that were kept, none could be compared. The newest: %s.", v.Kept, of(v.Since))
+	case v.Kept == 1 && misfit == nil:
+		return "The head that was kept was not reached: " + of(v.Since) + "."
+	case v.Kept == 1:
+		return "The head that was kept does not fit: " + of(misfit) + "."
+	}
+	s := fmt.Sprintf("Of %d heads that were kept, none fits.", v.Kept)
+	switch {
+	case fit == nil && misfit == nil:
+		return fmt.Sprintf("Of %d heads that were kept, none was reached.", v.Kept)
+	case fit != nil:
+		s = fmt.Sprintf("Of %d heads that were kept, the newest that fits: %s.", v.Kept, of(fit))
+	}
+	if misfit == nil {
+		return s + " Those after the harm were not reached."
+	}
+	s += "\nThe oldest that does not: " + of(misfit) + "."
+	switch {
+	case fit == nil || fit.Size == 0:
+	case v.SinceSays == audit.SinceAhead:
+		s += fmt.Sprintf("\nUp to record %d the log is what it was.", fit.Size-1)
+	case fit.Size < misfit.Size:
+		s += fmt.Sprintf("\nSo the first record that is not what it was is among records %d to %d, which were written between the two.", fit.Size, misfit.Size-1)
+	}
+	return s
+}
+
 // verdictText is the verdict for people.
 func verdictText(v *audit.Verdict) string {
 	var b strings.Builder
@@ -182,7 +243,7 @@ func verdictText(v *audit.Verdict) string {
 		}
 		say("HARM: %s: %s%s: %s%s", harmWords(h.Kind), place, which, printable(h.Detail), more)
 	}
-	if !v.Good() {
+	if !v.Complete {
 		say("What comes after the first bad record was not judged.\n")
 	}
 	times := ""
@@ -201,8 +262,8 @@ func verdictText(v *audit.Verdict) string {
 	if v.Open > 0 {
 		say("%s without an end yet.", many(v.Open, "forward"))
 	}
-	if v.SinceSays == audit.SinceFits {
-		say("The head that was kept fits: %s, signed at %s.", manyRecords(v.Since.Size), v.Since.Time.Format(time.RFC3339))
+	if v.Kept > 0 {
+		say("%s", keptText(v))
 	}
 	switch {
 	case v.Full():

@@ -242,7 +242,8 @@ func (w *witness) keep(h tree.Head, text []byte, old *tree.Head, oldText []byte)
 		return nil
 	}
 	if old == nil || h.Size != old.Size {
-		if err := appendFile(w.state+".history", append(text[:len(text):len(text)], '\n')); err != nil {
+		// The empty line before it ends what a full disk may have left.
+		if err := appendFile(w.state+".history", append([]byte("\n"), text...)); err != nil {
 			return err
 		}
 	}
