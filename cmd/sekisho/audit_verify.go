@@ -244,7 +244,10 @@ func verdictText(v *audit.Verdict) string {
 		say("HARM: %s: %s%s: %s%s", harmWords(h.Kind), place, which, printable(h.Detail), more)
 	}
 	if !v.Complete {
-		say("What comes after the first bad record was not judged.\n")
+		say("What comes after the first bad record was not judged.")
+	}
+	if !v.Good() {
+		say("")
 	}
 	times := ""
 	if !v.Begin.IsZero() {

@@ -1,9 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -71,6 +76,50 @@ func TestExamplesOfTheAuditDocumentation(t *testing.T) {
 	yaml := func(string) {}
 	if commands := runDoc(t, auditDoc, yaml, "--log", dir); commands < 4 {
 		t.Errorf("%d commands were found", commands)
+	}
+}
+
+// Lines that a SIEM has, in any order and some twice, become a log again by the
+// commands of the documentation.
+func TestLinesOfASIEMBecomeALog(t *testing.T) {
+	text, err := os.ReadFile(auditDoc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := regexp.MustCompile("(?s)```sh\n([^`]*from-siem\\.jsonl)\n```").FindSubmatch(text)
+	example, err := os.ReadFile(exampleLog)
+	if err != nil || block == nil {
+		t.Fatal(err, " the commands are not found")
+	}
+	lines := slices.Collect(strings.Lines(string(example)))
+	mixed := append(slices.Clone(lines), lines[3:40]...)
+	rand.New(rand.NewPCG(1, 2)).Shuffle(len(mixed), func(i, j int) { mixed[i], mixed[j] = mixed[j], mixed[i] })
+	dir := t.TempDir()
+	rebuild := func(lines []string) (got, verdict string, code int) {
+		os.RemoveAll(filepath.Join(dir, "copy"))
+		write(t, dir, "siem.jsonl", strings.Join(lines, ""))
+		cmd := exec.Command("sh", "-ec", string(block[1]))
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		files, _ := filepath.Glob(filepath.Join(dir, "copy", "*.jsonl"))
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got += string(b)
+		}
+		var out bytes.Buffer
+		code = run(t.Context(), []string{"audit", "verify", "--log", filepath.Join(dir, "copy")}, stdio{strings.NewReader(""), &out, &out})
+		return got, out.String(), code
+	}
+	if got, verdict, code := rebuild(mixed); got != string(example) || code != 1 || !strings.Contains(verdict, "Nothing is wrong with ") {
+		t.Errorf("%d\n%s", code, verdict)
+	}
+	if _, verdict, code := rebuild(append(mixed, strings.Replace(lines[50], `"type":"`, `"type":"x`, 1))); code != exitAlarm || !strings.Contains(verdict, "HARM: inserted record: ") {
+		t.Errorf("%d\n%s", code, verdict)
 	}
 }
 
