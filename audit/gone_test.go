@@ -106,13 +106,25 @@ func TestTheSegmentIsGone(t *testing.T) {
 			try(t, f(path))
 			before := folder(t, dir)
 			mustNote(t, l, "b", "c")
+			until(t, func() bool { return l.Durable() == 5 }) // the log says so itself
+			if s := l.Stats().Removed; !strings.Contains(s, pieceName(0, 0)+" was removed or replaced") {
+				t.Errorf("Stats: %q", s)
+			}
 			after := folder(t, dir)
 			// Numbers go on after the records that are lost.
 			p := piece{path: filepath.Join(dir, pieceName(2, 0)), first: 2, limit: noLimit}
-			var got []string
-			_, err := p.scan(func(_ []byte, r Record) error { got = append(got, r.Detail); return nil })
+			var got, mended []string
+			_, err := p.scan(func(_ []byte, r Record) error {
+				if r.Type == LogMend {
+					mended = append(mended, r.Reason)
+				} else {
+					got = append(got, r.Detail)
+				}
+				return nil
+			})
 			try(t, err)
 			same(t, got, []string{"b", "c"})
+			same(t, mended, []string{"gone"})
 			delete(after, pieceName(2, 0))
 			same(t, after, before)
 		})

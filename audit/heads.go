@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -139,11 +140,14 @@ type headState struct {
 
 // A headWriter writes heads into the files beside the segments.
 type headWriter struct {
-	dir  string
-	disk disk
-	file file // nil if none is open
-	stem string
-	torn bool // it may end in half a head
+	dir     string
+	disk    disk
+	file    file // nil if none is open
+	stem    string
+	torn    bool // it may end in half a head
+	size    int64
+	thinned int64  // size after that was thinned
+	begun   string // stem of the file that thinned is of
 }
 
 // write appends a head and makes it durable. After a failure the descriptor is
@@ -152,12 +156,23 @@ func (w *headWriter) write(stem string, text []byte) error {
 	if w.file != nil && (w.stem != stem || w.moved()) {
 		w.close()
 	}
+	if w.file != nil && w.size > max(thinAt, 2*w.thinned) {
+		if err := w.thin(); err != nil {
+			return err
+		}
+	}
 	if w.file == nil {
 		f, err := w.disk.OpenFile(filepath.Join(w.dir, stem+headsEnd), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 		if err != nil {
 			return err
 		}
 		w.file, w.stem, w.torn = f, stem, true
+		if info, err := f.Stat(); err == nil {
+			w.size = info.Size()
+		}
+		if w.stem != w.begun {
+			w.begun, w.thinned = stem, 0
+		}
 		if err := w.disk.SyncDir(w.dir); err != nil {
 			w.close()
 			return err
@@ -175,7 +190,24 @@ func (w *headWriter) write(stem string, text []byte) error {
 		w.close()
 	}
 	w.torn = false
+	w.size += int64(len(text))
 	return err
+}
+
+// thin leaves one head a minute in the file, and closes it.
+func (w *headWriter) thin() error {
+	w.close()
+	w.thinned = 0
+	path := filepath.Join(w.dir, w.stem+headsEnd)
+	all, err := headsOf(path)
+	if err != nil {
+		return err
+	}
+	kept := thinned(all)
+	for _, text := range kept {
+		w.thinned += int64(len(text)) + 1
+	}
+	return writeHeads(w.disk, path, kept)
 }
 
 // moved reports whether the open file is not the one in the folder any more.
@@ -223,9 +255,14 @@ func wholeSignature(line []byte) bool {
 	return len(line)-1-bytes.LastIndexByte(line, ' ') == base64.StdEncoding.EncodedLen(4+ed25519.SignatureSize)
 }
 
-// mostHeads bounds a file of heads that is read: more than what a day of them
-// takes.
+// mostHeads bounds a file of heads that is read whole: more than the writer
+// lets it become.
 const mostHeads = 64 << 20
+
+// thinAt is from which size on the writer thins the file that it writes, so
+// that a segment may be written for as long as somebody likes: heads of six
+// hours, one a second.
+const thinAt = 4 << 20
 
 // headsOf returns the heads beside a piece, oldest first.
 func headsOf(path string) ([][]byte, error) {
@@ -271,22 +308,53 @@ func newestHead(dir string, keys ...note.Verifier) (text []byte, h tree.Head, fo
 		return nil, h, nil, err
 	}
 	for _, path := range slices.Backward(files) {
-		heads, err := headsOf(path)
+		text, h, err := newestIn(path, &foreign, keys)
 		if err != nil {
-			return nil, h, nil, err
+			return nil, h, nil, fmt.Errorf("audit: %s: %w", path, err)
 		}
-		for _, text := range slices.Backward(heads) {
-			h, err := tree.OpenHead(text, keys...)
-			if err == nil {
-				return text, h, foreign, nil
-			}
-			if !errors.Is(err, tree.ErrForeignKey) {
-				return nil, h, nil, fmt.Errorf("audit: %s: %w", path, err)
-			}
-			if foreign == nil {
-				foreign = err
-			}
+		if text != nil {
+			return text, h, foreign, nil
 		}
 	}
 	return nil, h, foreign, nil
+}
+
+// newestIn looks through a file of heads from its end, for it may be long.
+func newestIn(path string, foreign *error, keys []note.Verifier) (text []byte, h tree.Head, err error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, h, nil // retention has just taken it
+	}
+	if err != nil {
+		return nil, h, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, h, err
+	}
+	const chunk = 64 << 10
+	for end := info.Size(); end > 0; {
+		// Of a head that is cut at the beginning of one chunk, the next one has
+		// the whole.
+		begin := max(end-chunk, 0)
+		b := make([]byte, min(end+tree.MaxHead, info.Size())-begin)
+		if _, err := f.ReadAt(b, begin); err != nil && err != io.EOF {
+			return nil, h, err
+		}
+		for _, text := range slices.Backward(splitHeads(b)) {
+			h, err := tree.OpenHead(text, keys...)
+			if err == nil {
+				return text, h, nil
+			}
+			if !errors.Is(err, tree.ErrForeignKey) {
+				return nil, h, err
+			}
+			if *foreign == nil {
+				*foreign = err
+			}
+		}
+		end = begin
+	}
+	return nil, h, nil
 }

@@ -299,3 +299,158 @@ func TestDamageBelowAHeadIsRefused(t *testing.T) {
 		try(t, l.Close())
 	})
 }
+
+// A log that is opened with records that no head was over says so in itself.
+func TestRecordsWithoutAHeadAreToldOf(t *testing.T) {
+	mends := func(dir string) (told []string) {
+		for _, r := range read(t, dir) {
+			if r.Type == LogMend && r.Reason == "unsigned" {
+				told = append(told, r.Detail)
+			}
+		}
+		return told
+	}
+	stopped := func(t *testing.T) (string, Options) {
+		dir, opts := t.TempDir(), withKey(t)
+		l := open(t, dir, opts)
+		mustNote(t, l, "a")
+		must(t, l, Record{Type: ServerStop})
+		try(t, l.Close())
+		return dir, opts
+	}
+	t.Run("but not those of a run that has ended in order", func(t *testing.T) {
+		dir, opts := stopped(t)
+		l := open(t, dir, opts)
+		same(t, l.Recovered(), Recovery{})
+		same(t, mends(dir), nil)
+	})
+	t.Run("as of a crash", func(t *testing.T) {
+		dir, opts := t.TempDir(), withKey(t)
+		opts.headPause = time.Hour
+		l := open(t, dir, opts)
+		until(t, func() bool { return l.Stats().Signed == 1 })
+		mustNote(t, l, "a", "b")
+		dir = crash(t, dir)
+		l = open(t, dir, opts)
+		same(t, l.Recovered(), Recovery{Unsigned: 2})
+		same(t, mends(dir), []string{"no signed head was over the 2 records from 1 on when this run began, as a crash leaves the last ones"})
+	})
+	for name, harm := range map[string]func(t *testing.T, dir string){
+		"all heads removed": func(t *testing.T, dir string) {
+			files, err := headFiles(dir)
+			try(t, err, os.Remove(files[0]))
+		},
+		"a record appended after the last": func(t *testing.T, dir string) {
+			all := read(t, dir)
+			r := all[len(all)-1]
+			r.Seq++
+			tear(t, dir, pieceName(0, 0), string(r.AppendJSON(nil))+"\n")
+		},
+	} {
+		t.Run("and with doubt: "+name, func(t *testing.T) {
+			dir, opts := stopped(t)
+			harm(t, dir)
+			l := open(t, dir, opts)
+			if r := l.Recovered(); r.Unsigned == 0 || !strings.Contains(r.Doubt, "ended in order") {
+				t.Errorf("%+v", r)
+			}
+			if told := mends(dir); len(told) != 1 || !strings.Contains(told[0], "they may have been changed") {
+				t.Errorf("%q", told)
+			}
+		})
+	}
+}
+
+// What a killed process has written and not synced can be read by the next one,
+// and would be gone after a power cut: it is synced before it counts.
+func TestRecoverySyncsWhatItCounts(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir, Options{})
+	mustNote(t, l, "a")
+	dir = crash(t, dir)
+	d := &testDisk{}
+	var order []string
+	d.failing(func(op, name string) error {
+		if op == "sync" || op == "write" {
+			order = append(order, op+" "+name)
+		}
+		return nil
+	})
+	l, err := Open(dir, Options{Bastion: "b", disk: d, still: true})
+	try(t, err)
+	d.failing(nil)
+	defer l.Close()
+	if len(order) < 2 || order[0] != "sync "+pieceName(0, 0) || order[1] != "write "+pieceName(2, 0) {
+		t.Errorf("%q", order)
+	}
+}
+
+// The pages of a batch that was not acknowledged reach the disk in any order.
+func TestAHoleAboveTheNewestHeadIsMended(t *testing.T) {
+	dir, opts := t.TempDir(), withKey(t)
+	opts.headPause = time.Hour
+	l := open(t, dir, opts)
+	until(t, func() bool { return l.Stats().Signed == 1 })
+	mustNote(t, l, "a", "b", "c")
+	dir = crash(t, dir)
+	path := filepath.Join(dir, pieceName(0, 0))
+	text, err := os.ReadFile(path)
+	try(t, err)
+	lines := bytes.SplitAfter(text, []byte("\n"))
+	clear(lines[2])
+	try(t, os.WriteFile(path, bytes.Join(lines, nil), 0o600))
+	l = open(t, dir, opts)
+	same(t, notes(t, dir), []string{"a"})
+	if r := l.Recovered(); r.Cut != int64(len(lines[2])+len(lines[3])) {
+		t.Errorf("%+v", r)
+	}
+	saved, err := os.ReadFile(l.Recovered().Saved)
+	if err != nil || !bytes.Contains(saved, []byte(`"detail":"c"`)) {
+		t.Errorf("%q, %v", saved, err)
+	}
+
+	// Below a head it is no crash.
+	try(t, l.Close())
+	text, err = os.ReadFile(path)
+	try(t, err)
+	clear(text[10:20])
+	try(t, os.WriteFile(path, text, 0o600))
+	opts.Bastion = "b"
+	if _, err := Open(dir, opts); err == nil {
+		t.Error("damage below a head was mended")
+	}
+}
+
+func TestLongFilesOfHeads(t *testing.T) {
+	opts := withKey(t)
+	dir := t.TempDir()
+	w := headWriter{dir: dir, disk: osDisk{}}
+	begin := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
+	n := uint64(0)
+	write := func(s note.Signer) {
+		n++
+		text, err := tree.Head{Size: n, Time: begin.Add(time.Duration(n) * time.Second)}.Sign(s)
+		try(t, err, w.write(stem(0, 0), text))
+	}
+	for range 2000 {
+		write(opts.Signer)
+	}
+	other := withKey(t)
+	for range 1500 { // newer ones, of another key, in several chunks
+		write(other.Signer)
+	}
+	_, h, foreign, err := newestHead(dir, opts.Verifier)
+	if err != nil || h.Size != 2000 || !errors.Is(foreign, tree.ErrForeignKey) {
+		t.Errorf("%+v, %v, %v", h, foreign, err)
+	}
+	w.size = thinAt + 1 // as if it had come to be so long
+	write(opts.Signer)
+	w.close()
+	all, err := headsOf(filepath.Join(dir, stem(0, 0)+headsEnd))
+	if err != nil || len(all) > 62 || len(all) < 55 {
+		t.Errorf("%d heads are left, %v", len(all), err)
+	}
+	if last, err := tree.PeekHead(all[len(all)-1]); err != nil || last.Size != n {
+		t.Errorf("the last is %+v, %v", last, err)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -92,7 +93,8 @@ type Log struct {
 	grown    growth
 	unsigned chan struct{} // has one in it if grown has
 	signing  atomic.Pointer[headState]
-	durable  atomic.Uint64 // seq after the last record that is acknowledged
+	removed  atomic.Pointer[string] // which segment was, while it was written
+	durable  atomic.Uint64          // seq after the last record that is acknowledged
 
 	// The following belong to Open until it returns, then to the writer.
 	seg    *segment    // nil after a failure
@@ -344,11 +346,14 @@ func (l *Log) commit(n int) error {
 	if err := l.held(); err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
-	if l.seg != nil && l.seg.check() != nil {
-		// What was in it is lost. Were the file put back, its records would
-		// count again.
-		l.seg.Close()
-		l.seg = nil
+	if l.seg != nil {
+		if err := l.seg.check(); err != nil {
+			// What was in it is lost. Were the file put back, its records would
+			// count again.
+			l.gone(err)
+			l.seg.Close()
+			l.seg = nil
+		}
 	}
 	now := l.opts.now()
 	if err := l.rotate(now); err != nil {
@@ -398,7 +403,9 @@ func (l *Log) put(now time.Time) (gone bool, err error) {
 		return false, errors.Join(lost, err)
 	}
 	if err == nil {
-		err = l.seg.check()
+		if err = l.seg.check(); err != nil {
+			l.gone(err)
+		}
 	}
 	if err != nil {
 		gone = l.seg.abandon(l.opts.disk)
@@ -407,6 +414,23 @@ func (l *Log) put(now time.Time) (gone bool, err error) {
 	}
 	l.seg.size += int64(len(l.buf))
 	return true, nil
+}
+
+// gone tells that the segment that is written was removed, with all that was
+// acknowledged in it: by a warning, by Stats from now on, and by a record. The
+// next start will refuse what is left.
+func (l *Log) gone(err error) {
+	if l.seg.size == 0 {
+		return
+	}
+	text := fmt.Sprintf("%s was removed or replaced while it was written, and its records up to %d with it", filepath.Base(l.seg.path), l.next-1)
+	l.removed.Store(&text)
+	go func() { // by whoever waits for nothing: this is the writer
+		l.warn("a segment of the audit log is gone", map[string]any{"error": fmt.Errorf("%s: %w", text, err)})
+		ctx, cancel := context.WithTimeout(l.life, time.Minute)
+		defer cancel()
+		l.Append(ctx, Record{Type: LogMend, Reason: "gone", Detail: text})
+	}()
 }
 
 // create is create, under the lock. Whoever takes the folder after that finds

@@ -219,14 +219,18 @@ func (k *keeper) thin(p piece) error {
 	if len(kept) == len(all) {
 		return nil
 	}
-	var text []byte
-	for _, head := range kept {
-		text = append(append(text, head...), '\n')
-	}
 	if err := k.ready(); err != nil {
 		return err
 	}
-	return writeFile(k.log.opts.disk, path, text)
+	return writeHeads(k.log.opts.disk, path, kept)
+}
+
+func writeHeads(d disk, path string, heads [][]byte) error {
+	var text []byte
+	for _, head := range heads {
+		text = append(append(text, head...), '\n')
+	}
+	return writeFile(d, path, text)
 }
 
 func thinned(all [][]byte) (kept [][]byte) {

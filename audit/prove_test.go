@@ -38,8 +38,9 @@ func headOf(t *testing.T, lines [][]byte, signer note.Signer) []byte {
 	return text
 }
 
-// prune takes away the segments before the nth as retention does.
-func prune(t *testing.T, dir string, lines [][]byte, n int) uint64 {
+// prune takes away the segments before the nth as retention does, or as
+// somebody would who has no key.
+func prune(t *testing.T, dir string, lines [][]byte, n int, key ...note.Signer) uint64 {
 	t.Helper()
 	pieces, err := list(dir)
 	try(t, err)
@@ -47,8 +48,8 @@ func prune(t *testing.T, dir string, lines [][]byte, n int) uint64 {
 	for _, line := range lines[:pieces[n].first] {
 		gone.Append(tree.Leaf(line))
 	}
-	text, err := gone.MarshalText()
-	try(t, err, os.WriteFile(filepath.Join(dir, prunedFile), append(text, '\n'), 0o600))
+	text, err := sealPruned(gone, append(key, nil)[0])
+	try(t, err, os.WriteFile(filepath.Join(dir, prunedFile), text, 0o600))
 	for _, p := range pieces[:n] {
 		try(t, os.Remove(p.path))
 		os.Remove(p.beside(headsEnd))
@@ -115,11 +116,11 @@ func testProofs(t *testing.T, indexed bool) {
 	}
 	t.Run("of every record to every head, and between all heads", func(t *testing.T) { check(t, 0) })
 
-	gone := int(prune(t, dir, lines, 1))
+	gone := int(prune(t, dir, lines, 1, opts.Signer))
 	t.Run("go on when retention has taken the first segment", func(t *testing.T) { check(t, gone) })
 	pieces, err = list(dir)
 	try(t, err)
-	gone = int(prune(t, dir, lines, len(pieces)/2))
+	gone = int(prune(t, dir, lines, len(pieces)/2, opts.Signer))
 	t.Run("go on when retention has taken half of all", func(t *testing.T) { check(t, gone) })
 
 	t.Run("are none of records that are gone", func(t *testing.T) {

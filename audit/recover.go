@@ -24,6 +24,12 @@ type Recovery struct {
 	Saved   string // the file that keeps them
 	Lost    int    // forwards that were recorded as lost
 	Foreign error  // that the newest heads are signed with another key; nil if they are not
+
+	// Unsigned is how many records at the end no signed head was over. A crash
+	// leaves those of a second or two so. Doubt says why these are not of one:
+	// somebody may have changed them, or removed heads.
+	Unsigned uint64
+	Doubt    string
 }
 
 // Open makes the caller the writer of the log in dir, which it creates if need
@@ -96,6 +102,18 @@ func (l *Log) recover() error {
 		}
 	}
 
+	// A process that was killed between writing and syncing leaves records that
+	// can be read and are not durable. They count from now on, and heads will be
+	// signed over them.
+	for _, path := range f.plain {
+		if err := syncFile(l.opts.disk, path); err != nil {
+			return fmt.Errorf("audit: make what the last run has written durable: %w", err)
+		}
+	}
+	if err := l.opts.disk.SyncDir(l.dir); err != nil {
+		return fmt.Errorf("audit: make what the last run has written durable: %w", err)
+	}
+
 	l.begin()
 	n := 0
 	add := func(r Record) {
@@ -103,6 +121,10 @@ func (l *Log) recover() error {
 		n++
 	}
 	add(Record{Type: ServerStart, Head: TreeHead{f.next, before}})
+	if unsigned := f.unsigned(); unsigned > 0 {
+		l.recovered.Unsigned, l.recovered.Doubt = unsigned, f.doubt()
+		add(Record{Type: LogMend, Reason: "unsigned", Detail: unsignedText(f.next, unsigned, l.recovered.Doubt)})
+	}
 	for _, t := range f.torn {
 		if !t.told {
 			add(Record{Type: LogMend, Reason: "torn", Detail: t.String()})
@@ -138,6 +160,51 @@ func (l *Log) recover() error {
 	return nil
 }
 
+// syncFile makes what is in a file durable.
+func syncFile(d disk, path string) error {
+	f, err := d.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// unsigned is how many records are above the newest head.
+func (f *findings) unsigned() uint64 {
+	switch {
+	case f.key == nil || f.foreign != nil:
+		return 0 // nobody signs, or another key has
+	case f.head == nil:
+		return f.next - f.gone
+	}
+	return f.next - f.head.Size
+}
+
+// unsignedFor is how long records can have been without a head over them in a
+// run that ends with a crash. The log signs every second.
+const unsignedFor = 10 * time.Second
+
+// doubt is why records without a head are not what a crash leaves, or "".
+func (f *findings) doubt() string {
+	switch {
+	case f.stopped:
+		return "yet the run before ended in order, with a head over its last record"
+	case f.head == nil:
+		return "and none at all is there"
+	case f.last.Sub(f.head.Time) > unsignedFor:
+		return fmt.Sprintf("and they are of %s after the newest head", f.last.Sub(f.head.Time).Round(time.Second))
+	}
+	return ""
+}
+
+func unsignedText(next, unsigned uint64, doubt string) string {
+	text := fmt.Sprintf("no signed head was over the %d records from %d on when this run began", unsigned, next-unsigned)
+	if doubt == "" {
+		return text + ", as a crash leaves the last ones"
+	}
+	return text + ", " + doubt + ": they may have been changed, or heads removed"
+}
+
 // forget removes the copies of an Open that failed and will be tried again.
 func (l *Log) forget(all []torn) {
 	for _, t := range all {
@@ -159,6 +226,10 @@ type findings struct {
 	key     note.Verifier // that of the log; nil: none
 	head    *tree.Head    // the newest; nil: none is signed
 	foreign error         // that newer ones are, with another key
+
+	gone    uint64   // records that retention took
+	plain   []string // files of records that may not be durable
+	stopped bool     // the last record is server.stop
 }
 
 // inspect reads what it must of the log and changes nothing. The key is that
@@ -168,14 +239,23 @@ func inspect(dir string, key note.Verifier) (*findings, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := findings{next: gone.Next(), tree: gone.Clone(), key: key}
+	f := findings{next: gone.Next(), tree: gone.Clone(), key: key, gone: gone.Next()}
 	if key != nil {
 		text, head, foreign, err := newestHead(dir, key)
-		if err != nil {
+		if errors.Is(err, tree.ErrSignature) {
 			return nil, refuse(dir, err)
+		}
+		if err != nil {
+			return nil, err
 		}
 		if f.foreign = foreign; text != nil {
 			f.head = &head
+		}
+		switch err := checkPruned(dir, key); {
+		case errors.Is(err, tree.ErrForeignKey):
+			f.foreign = cmp.Or(f.foreign, err)
+		case err != nil:
+			return nil, refuse(dir, err)
 		}
 	}
 
@@ -190,7 +270,7 @@ func inspect(dir string, key note.Verifier) (*findings, error) {
 			break
 		}
 		if err == nil {
-			err = p.mendable(e)
+			err = f.mendable(p, e)
 		}
 		if err != nil {
 			return nil, err
@@ -230,7 +310,7 @@ func (f *findings) read(all []piece) error {
 			return p.missing(f.next)
 		}
 		e, err := p.scan(func(line []byte, r Record) error {
-			f.last = r.Time
+			f.last, f.stopped = r.Time, r.Type == ServerStop
 			begun = begun || r.Type == ServerStart
 			open.see(r, !begun)
 			if r.Type == LogMend {
@@ -242,13 +322,16 @@ func (f *findings) read(all []piece) error {
 		if err == nil && start+i < len(all)-1 {
 			err = p.complete(e)
 		} else if err == nil {
-			err = p.mendable(e)
+			err = f.mendable(p, e)
 		}
 		if err != nil {
 			return err
 		}
 		f.next = e.next
 		f.torn = f.note(f.torn, p, e)
+		if !p.packed && !p.void() {
+			f.plain = append(f.plain, p.path)
+		}
 	}
 	for i := range f.torn {
 		f.torn[i].told = told[filepath.Base(f.torn[i].path)]
@@ -402,8 +485,10 @@ func (p piece) complete(e extent) error {
 }
 
 // mendable returns an error unless the end of p, after which no record counts,
-// is one that a crash can leave: only the last lines are none.
-func (p piece) mendable(e extent) error {
+// is one that a crash can leave: the last lines are none. Above the newest
+// signed head records may stand behind them: the parts of a batch that was not
+// acknowledged reach the disk in any order.
+func (f *findings) mendable(p piece, e extent) error {
 	if p.limit != noLimit {
 		return p.complete(e)
 	}
@@ -412,6 +497,9 @@ func (p piece) mendable(e extent) error {
 	}
 	if e.odd {
 		return p.refuse(e.bad)
+	}
+	if f.head != nil && e.next >= f.head.Size {
+		return nil
 	}
 	after, err := p.recordAfter(e.end)
 	if err != nil {

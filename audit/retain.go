@@ -151,9 +151,11 @@ func (k *keeper) prune(d *pruning, gone tree.Range, closed []piece) error {
 	if err := k.ready(); err != nil {
 		return err
 	}
-	text, _ := d.tree.MarshalText()
 	disk := k.log.opts.disk
-	err = writeFile(disk, filepath.Join(k.log.dir, prunedFile), append(text, '\n'))
+	text, err := sealPruned(d.tree, k.log.opts.Signer)
+	if err == nil {
+		err = writeFile(disk, filepath.Join(k.log.dir, prunedFile), text)
+	}
 	if err == nil {
 		err = disk.SyncDir(k.log.dir)
 	}

@@ -34,6 +34,9 @@ type Stats struct {
 	// why the last attempt to sign one failed; 0 and empty without a log key.
 	Signed    uint64
 	NotSigned string
+
+	// Removed tells of a segment that somebody removed while it was written.
+	Removed string
 }
 
 // An Outage is a time in which the log could not be written.
@@ -105,6 +108,9 @@ func (l *Log) Stats() Stats {
 	s := *l.stats.shown.Load()
 	if at := l.stats.writing.Load(); at != 0 {
 		s.Writing = time.Unix(0, at)
+	}
+	if text := l.removed.Load(); text != nil {
+		s.Removed = *text
 	}
 	if h := l.signing.Load(); h != nil {
 		if s.Signed = h.size; h.err != nil {

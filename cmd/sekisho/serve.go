@@ -261,6 +261,9 @@ func (svc *service) announce() {
 		svc.log.WithFields(logrus.Fields{"bytes": r.Cut, "segment": r.Segment, "saved": r.Saved}).
 			Warn("the last run did not end in order: what it had half written was cut off the audit log")
 	}
+	if r := svc.book.Recovered(); r.Doubt != "" {
+		svc.log.WithField("records", r.Unsigned).Errorf("no signed head was over the last records of the audit log, %s: they may have been changed, or heads removed; compare with a head that was kept: sekisho audit verify --since", r.Doubt)
+	}
 	if r := svc.book.Recovered(); r.Lost > 0 {
 		svc.log.WithField("forwards", r.Lost).Warn("the last run did not end in order: its open forwards are recorded as lost")
 	}

@@ -22,6 +22,7 @@ type logStatus struct {
 
 	Signed    uint64 `json:"signed"`               // records below the newest head
 	NotSigned string `json:"not_signed,omitempty"` // why that is the newest
+	Removed   string `json:"removed,omitempty"`    // a segment, while it was written
 
 	Segments  int    `json:"segments"`
 	Bytes     int64  `json:"bytes"`
@@ -37,7 +38,7 @@ func (svc *service) logStatusNow(ctx context.Context) logStatus {
 	l := logStatus{
 		Dir: svc.auditPath(), Next: s.Next, Writable: why == "", Since: since, Why: why, Durable: s.Durable,
 		LastFsync: s.LastFsync.Seconds(), MeanFsync: s.Fsync.Mean().Seconds(),
-		Signed: s.Signed, NotSigned: s.NotSigned,
+		Signed: s.Signed, NotSigned: s.NotSigned, Removed: s.Removed,
 	}
 	if !svc.countingDisk.CompareAndSwap(false, true) {
 		l.DiskError = "the disk does not answer" // to an earlier status
@@ -79,6 +80,9 @@ func (l *logStatus) rows() table {
 	if l.NotSigned != "" {
 		signed = fmt.Sprintf("%s; NO NEWER HEAD CAN BE SIGNED: %s", signed, l.NotSigned)
 	}
+	if l.Removed != "" {
+		state += "; RECORDS ARE LOST: " + l.Removed
+	}
 	return table{
 		{"audit log", state},
 		{"", fmt.Sprintf("next record %d; last durable write %s", l.Next, when(l.Durable))},
@@ -93,6 +97,8 @@ func millis(seconds float64) string { return fmt.Sprintf("%.1f ms", seconds*1000
 // trouble is what of the log needs somebody; empty if nothing does.
 func (l *logStatus) trouble() string {
 	switch {
+	case l.Writable && l.Removed != "":
+		return "records of the audit log are lost: " + l.Removed
 	case l.Writable && l.NotSigned == "":
 		return ""
 	case l.Writable:
