@@ -15,10 +15,12 @@ import (
 
 // What a report holds at most. What comes beyond is counted together.
 const (
-	mostRows   = 50_000  // of those who reached something
-	mostDenied = 10_000  // refusals, and as many sources of failed logins
-	mostOpen   = 200_000 // forwards that are open at one time
-	mostLogins = 5       // login names of one source
+	mostRows     = 50_000  // of those who reached something
+	mostDenied   = 10_000  // refusals, and as many sources of failed logins
+	mostDeniedOf = 200     // refusals of one user
+	mostOpen     = 200_000 // forwards that are open at one time
+	mostLogins   = 5       // login names of one source
+	mostHarms    = 100     // texts of what was wrong with the log
 )
 
 // A Report sums up a log, or a part of it.
@@ -29,6 +31,11 @@ type Report struct {
 	Last    time.Time `json:"last,omitzero"`
 	Records uint64    `json:"records"` // that it is made of
 
+	// Complete is that nothing was met that is damaged or could not be read.
+	Complete bool     `json:"complete"`
+	Damage   []string `json:"damage,omitempty"` // what was, up to some bound
+	Begins   *Begin   `json:"log_begins,omitempty"`
+
 	Denials      []*Denial      `json:"denials"`       // most often first
 	FailedLogins []*FailedLogin `json:"failed_logins"` // most often first
 	Reached      []*Reached     `json:"reached"`       // by user and target
@@ -36,13 +43,14 @@ type Report struct {
 
 // A Denial is a refusal, and how often it was given.
 type Denial struct {
-	User   string    `json:"user"`
-	What   string    `json:"what"` // a target, or what was requested
-	Reason string    `json:"reason"`
-	Count  uint64    `json:"count"`
-	First  time.Time `json:"first"`
-	Last   time.Time `json:"last"`
-	Others bool      `json:"others,omitempty"` // all that were too many to be named
+	User    string    `json:"user"`
+	Target  string    `json:"target,omitempty"`  // as it was asked for
+	Request string    `json:"request,omitempty"` // if it was no target that was asked for
+	Reason  string    `json:"reason"`
+	Count   uint64    `json:"count"`
+	First   time.Time `json:"first"`
+	Last    time.Time `json:"last"`
+	Others  bool      `json:"others,omitempty"` // all that were too many to be named: of the user, if there is one
 }
 
 // A FailedLogin is the failures that came from one address.
@@ -88,18 +96,32 @@ func NewReport(ctx context.Context, dir string, q Query, opts Options) (*Report,
 	}
 	q.Types = reported
 	s := newSumming(q)
+	if b := Begins(dir); b != nil && q.From.Before(b.Time) {
+		s.report.Begins = b
+	}
+	damage := opts.Damage
+	opts.Damage = func(err error) {
+		if len(s.report.Damage) < mostHarms {
+			s.report.Damage = append(s.report.Damage, err.Error())
+		}
+		if damage != nil {
+			damage(err)
+		}
+	}
 	err := Search(ctx, dir, q, opts, func(_ []byte, rec audit.Record) error { return s.see(&rec) })
-	if err != nil && !errors.Is(err, ErrDamaged) {
+	if err != nil && !Partial(err) {
 		return nil, err
 	}
+	s.report.Complete = err == nil
 	return s.finish(), err
 }
 
-const asked = "request " // before what was requested and is no target
-
 type pair struct{ user, target string }
 
-type deniedKey struct{ user, what, reason string }
+type deniedKey struct {
+	user, target, request, reason string
+	others                        bool
+}
 
 // An openForward is one that has not ended yet, and how far it has come.
 type openForward struct {
@@ -110,6 +132,7 @@ type openForward struct {
 type summing struct {
 	report  *Report
 	denials map[deniedKey]*Denial
+	denied  map[string]int // how many of them each user has
 	failed  map[netip.Addr]*FailedLogin
 	reached map[pair]*Reached
 	open    map[string]*openForward
@@ -118,7 +141,7 @@ type summing struct {
 func newSumming(q Query) *summing {
 	return &summing{
 		report:  &Report{From: q.From, To: q.To, Denials: []*Denial{}, FailedLogins: []*FailedLogin{}, Reached: []*Reached{}},
-		denials: map[deniedKey]*Denial{}, failed: map[netip.Addr]*FailedLogin{}, reached: map[pair]*Reached{}, open: map[string]*openForward{},
+		denials: map[deniedKey]*Denial{}, denied: map[string]int{}, failed: map[netip.Addr]*FailedLogin{}, reached: map[pair]*Reached{}, open: map[string]*openForward{},
 	}
 }
 
@@ -130,9 +153,9 @@ func (s *summing) see(r *audit.Record) error {
 	s.report.Last = r.Time
 	switch r.Type {
 	case audit.ForwardDeny:
-		s.deny(r, hostPort(audit.Endpoint{Host: normalHost(r.Target.Host), Port: r.Target.Port}))
+		s.deny(r, deniedKey{user: r.User, target: hostPort(r.Target), reason: r.Reason})
 	case audit.RequestDeny:
-		s.deny(r, asked+r.Request)
+		s.deny(r, deniedKey{user: r.User, request: r.Request, reason: r.Reason})
 	case audit.AuthFail, audit.AuthFlood:
 		s.fail(r)
 	default:
@@ -141,19 +164,22 @@ func (s *summing) see(r *audit.Record) error {
 	return nil
 }
 
-func (s *summing) deny(r *audit.Record, what string) {
-	key := deniedKey{r.User, what, r.Reason}
+// deny counts a refusal. Whoever asks for ever other things gets a row of his
+// own for the rest of them, and leaves the room for others to them.
+func (s *summing) deny(r *audit.Record, key deniedKey) {
 	d := s.denials[key]
+	if d == nil && s.denied[r.User] >= mostDeniedOf {
+		key = deniedKey{user: r.User, others: true}
+		d = s.denials[key]
+	}
+	if d == nil && len(s.denials) >= mostDenied {
+		key = deniedKey{others: true}
+		d = s.denials[key]
+	}
 	if d == nil {
-		d = &Denial{User: r.User, What: what, Reason: r.Reason, First: r.Time}
-		if len(s.denials) >= mostDenied {
-			key = deniedKey{}
-			d = &Denial{Others: true, First: r.Time}
-			if others := s.denials[key]; others != nil {
-				d = others
-			}
-		}
+		d = &Denial{User: key.user, Target: key.target, Request: key.request, Reason: key.reason, First: r.Time, Others: key.others}
 		s.denials[key] = d
+		s.denied[key.user]++
 	}
 	d.Count++
 	d.Last = r.Time
@@ -260,7 +286,10 @@ func (s *summing) finish() *Report {
 		r.Denials = append(r.Denials, d)
 	}
 	slices.SortFunc(r.Denials, func(a, b *Denial) int {
-		return cmp.Or(othersLast(a.Others, b.Others), cmp.Compare(b.Count, a.Count), cmp.Compare(a.User, b.User), cmp.Compare(a.What, b.What), cmp.Compare(a.Reason, b.Reason))
+		return cmp.Or(
+			othersLast(a.Others, b.Others), cmp.Compare(b.Count, a.Count), cmp.Compare(a.User, b.User),
+			cmp.Compare(a.Request, b.Request), cmp.Compare(a.Target, b.Target), cmp.Compare(a.Reason, b.Reason),
+		)
 	})
 	for _, f := range s.failed {
 		r.FailedLogins = append(r.FailedLogins, f)

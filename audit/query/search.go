@@ -18,6 +18,13 @@ import (
 // that is no record, or not in its place. All that it could find is found.
 var ErrDamaged = errors.New("the log is damaged")
 
+// ErrUnread is wrapped by the error of a search of which a part of the log could
+// not be read, as for want of a permission. All else is found.
+var ErrUnread = errors.New("not all of the log could be read")
+
+// Partial reports whether a search with this error has found all that it could.
+func Partial(err error) bool { return errors.Is(err, ErrDamaged) || errors.Is(err, ErrUnread) }
+
 // MostLast is the largest number of last records that can be asked for.
 const MostLast = 100_000
 
@@ -55,6 +62,7 @@ type search struct {
 	done     int64
 	buf      []byte
 	damages  int
+	unread   int
 }
 
 func newSearch(ctx context.Context, dir string, q Query, opts Options) (*search, error) {
@@ -169,7 +177,13 @@ func stem(seg audit.Segment) string {
 
 // damaged says what is wrong, and counts it.
 func (s *search) damaged(err error) {
-	s.damages++
+	var path *fs.PathError
+	if errors.As(err, &path) { // it is the machine that says no
+		s.unread++
+		err = fmt.Errorf("%w: %w", ErrUnread, err)
+	} else {
+		s.damages++
+	}
 	if s.opts.Damage != nil {
 		s.opts.Damage(err)
 	}
@@ -181,11 +195,10 @@ func (s *search) result(err error) error {
 		err = nil
 	}
 	if s.damages > 0 {
-		where := "1 place"
-		if s.damages > 1 {
-			where = fmt.Sprintf("%d places", s.damages)
-		}
-		err = errors.Join(err, fmt.Errorf("%w in %s", ErrDamaged, where))
+		err = errors.Join(err, fmt.Errorf("%w in %s", ErrDamaged, count(s.damages, "place")))
+	}
+	if s.unread > 0 {
+		err = errors.Join(err, ErrUnread)
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package query
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,7 +38,8 @@ type Story struct {
 
 // Show finds the story of a forward or a connection by its id. Nothing follows
 // the end of one and nothing is before its beginning, so that the log is read
-// from its end to there, by the id alone.
+// from its end to there, by the id alone. With an error that is Partial there
+// is a story nevertheless, of all that is left.
 func Show(ctx context.Context, dir, id string, opts Options) (*Story, error) {
 	s := &Story{ID: id}
 	var err error
@@ -52,32 +54,36 @@ func Show(ctx context.Context, dir, id string, opts Options) (*Story, error) {
 	default:
 		return nil, fmt.Errorf("%q is no id: that of a forward begins with f, that of a connection with c", abbreviate(id))
 	}
-	if err != nil {
+	switch {
+	case err != nil && !Partial(err):
 		return nil, err
-	}
-	if len(s.Records) == 0 {
-		return nil, ErrNothing
+	case len(s.Records) == 0:
+		return nil, cmp.Or(err, ErrNothing)
 	}
 	slices.Reverse(s.Records)
 	slices.Reverse(s.Lines)
-	return s, nil
+	return s, err
 }
 
 func (s *Story) forward(ctx context.Context, dir string, opts Options) error {
 	err := s.collect(ctx, dir, Query{Forwards: []string{s.ID}}, opts, func(t audit.Type) bool {
 		return t == audit.ForwardOpen || t == audit.ForwardDeny
 	})
-	if err != nil || len(s.Records) == 0 {
+	if err != nil && !Partial(err) || len(s.Records) == 0 {
 		return err
 	}
+	harm := err
 	first := s.Records[len(s.Records)-1]
 	if first.Conn == "" {
-		return nil
+		return harm
 	}
 	q := Query{Conns: []string{first.Conn}, Types: []string{string(audit.AuthOK)}, To: first.Time.Add(time.Microsecond)}
 	begun, ended := s.begun, s.ended
 	err = s.collect(ctx, dir, q, opts, func(audit.Type) bool { return true })
 	s.login, s.begun, s.ended = s.Records[len(s.Records)-1].Type == audit.AuthOK, begun, ended
+	if harm != nil && (err == nil || Partial(err)) {
+		err = harm
+	}
 	return err
 }
 
@@ -114,6 +120,12 @@ func (s *Story) ends(t audit.Type) bool {
 		return t.Ends() || t == audit.ForwardDeny
 	}
 	return t == audit.ConnClose || t == audit.AuthFail
+}
+
+// Older reports whether what the story begins with is not there: it stood
+// before what is left of the log.
+func (s *Story) Older() bool {
+	return !s.begun || strings.HasPrefix(s.ID, "f") && !s.login && s.Records[0].Conn != ""
 }
 
 // WriteJSON writes the records as they stand in the log.

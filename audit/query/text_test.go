@@ -19,6 +19,7 @@ import (
 
 	"sekisho/audit"
 	"sekisho/audit/audittest"
+	"sekisho/audit/tree"
 )
 
 func auditLine(user, typ, host string, port uint32) []byte {
@@ -239,6 +240,31 @@ The login of its connection is not in the log: it is older than what retention h
 	})
 }
 
+// Damage elsewhere in the log takes no story away.
+func TestShowOfADamagedLog(t *testing.T) {
+	dir := life(t, 0)
+	path := filepath.Join(dir, audittest.Name(0))
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = bytes.Replace(text, []byte(`"type":"forward.retry"`), []byte(`"type":"forward.retry",,`), 1)
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for id, records := range map[string]int{"fone": 4, "cbob": 8} {
+		s, err := Show(t.Context(), dir, id, Options{})
+		if s == nil || !errors.Is(err, ErrDamaged) {
+			t.Errorf("%s: %+v, %v", id, s, err)
+		} else if len(s.Records) != records {
+			t.Errorf("of %s there are %d records", id, len(s.Records))
+		}
+	}
+	if s, err := Show(t.Context(), dir, "fnone", Options{}); s != nil || err == nil {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
 func TestReport(t *testing.T) {
 	dir := life(t, 0)
 	r, err := NewReport(t.Context(), dir, Query{}, Options{})
@@ -281,10 +307,10 @@ Still open at the end: 1.
 	if err != nil || len(rows) != 5 {
 		t.Fatalf("%q, %v", rows, err)
 	}
-	if rows[3][5] != "'=cmd" {
+	if rows[3][6] != "'=cmd" {
 		t.Errorf("a formula is in %q", rows[3])
 	}
-	if got := rows[4]; !slices.Equal(got, []string{"reached", "bob", "rds:3306", "", "", "", "2", "2026-11-22T01:05:03Z", "2026-11-22T01:10:03Z", "1031", "3145736", "0", "1", "0", "0", "1"}) {
+	if got := rows[4]; !slices.Equal(got, []string{"reached", "bob", "rds:3306", "", "", "", "", "2", "2026-11-22T01:05:03Z", "2026-11-22T01:10:03Z", "1031", "3145736", "0", "1", "0", "0", "1", ""}) {
 		t.Errorf("%q", got)
 	}
 
@@ -323,11 +349,121 @@ Still open at the end: 1.
 			t.Errorf("%s", &b)
 		}
 	})
+	t.Run("of a log whose beginning is gone says so", func(t *testing.T) {
+		dir := life(t, 3)
+		for _, retention := range []string{"retention says nothing of it", "retention took what was before"} {
+			r, err := NewReport(t.Context(), dir, Query{}, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := "the log begins with record 3 of 2026-11-22 01:05:03Z: "
+			for format, text := range written(t, r) {
+				if format != "JSON" && (!strings.Contains(text, want) || !strings.Contains(text, retention)) ||
+					format == "JSON" && !strings.Contains(text, `"record": 3,`) {
+					t.Errorf("the %s does not: %s", format, text)
+				}
+			}
+			writePruned(t, dir, 3)
+		}
+		if r, err := NewReport(t.Context(), dir, Query{From: at.Add(3 * time.Minute)}, Options{}); err != nil || r.Begins != nil {
+			t.Errorf("of a time that is all there it says %+v, %v", r.Begins, err)
+		}
+	})
+	t.Run("of a damaged log says so in itself", func(t *testing.T) {
+		dir := life(t, 0)
+		path := filepath.Join(dir, audittest.Name(0))
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = bytes.Replace(text, []byte(`"type":"forward.open"`), []byte(`"type":"forward.open",,`), 1)
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r, err := NewReport(t.Context(), dir, Query{}, Options{})
+		if r == nil || !errors.Is(err, ErrDamaged) || r.Complete || len(r.Damage) == 0 {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		got := written(t, r)
+		for format, want := range map[string]string{
+			"JSON": `"complete": false`, "text": "\nNOT COMPLETE: the log is damaged, or not all of it could be read.\n- " + path + ":4: ",
+			"CSV": "open,detail\ndamage,,,,,,,,,,,,,,,,,\"" + path + ":4: ",
+		} {
+			if !strings.Contains(got[format], want) {
+				t.Errorf("%q is not in the %s:\n%s", want, format, got[format])
+			}
+		}
+		if whole, _ := NewReport(t.Context(), life(t, 0), Query{}, Options{}); !strings.Contains(written(t, whole)["JSON"], `"complete": true`) {
+			t.Error("one that is whole is not complete")
+		}
+	})
+	t.Run("tells a host from a request", func(t *testing.T) {
+		s := newSumming(Query{})
+		s.see(&audit.Record{Time: at, Type: audit.ForwardDeny, User: "bob", Target: audit.Endpoint{Host: "request exec LS", Port: 22}})
+		s.see(&audit.Record{Time: at, Type: audit.RequestDeny, User: "bob", Request: "exec ls"})
+		r := s.finish()
+		if d := r.Denials; len(d) != 2 || d[0].Target != "request exec LS:22" || d[0].Request != "" || d[1].Request != "exec ls" || d[1].Target != "" {
+			t.Errorf("%+v, %+v", d[0], d[1])
+		}
+		for format, want := range map[string][]string{
+			"text": {`bob  "request exec LS:22" `, `bob  request "exec ls" `},
+			"CSV":  {"denied,bob,request exec LS:22,,", "denied,bob,,exec ls,"},
+		} {
+			for _, w := range want {
+				if text := written(t, r)[format]; !strings.Contains(text, w) {
+					t.Errorf("%q is not in the %s:\n%s", w, format, text)
+				}
+			}
+		}
+	})
 	t.Run("of single records is none", func(t *testing.T) {
 		if _, err := NewReport(t.Context(), dir, Query{Types: []string{"auth"}}, Options{}); err == nil {
 			t.Error("it is made")
 		}
 	})
+}
+
+// written is the report in each of its forms.
+func written(t testing.TB, r *Report) map[string]string {
+	t.Helper()
+	forms := map[string]string{}
+	for format, write := range map[string]func(io.Writer) error{
+		"JSON": r.WriteJSON, "CSV": r.WriteCSV, "text": func(w io.Writer) error { return r.WriteText(w, time.UTC) },
+	} {
+		var b strings.Builder
+		if err := write(&b); err != nil {
+			t.Fatal(err)
+		}
+		forms[format] = b.String()
+	}
+	return forms
+}
+
+// What one user asks for in vain hides nothing of what others do.
+func TestNobodyPushesOthersOutOfAReport(t *testing.T) {
+	s := newSumming(Query{})
+	for i := range 2 * mostDenied {
+		r := audit.Record{Time: at, Type: audit.ForwardDeny, User: "mallory", Target: audit.Endpoint{Host: fmt.Sprint("junk-", i), Port: 1}, Reason: "no_grant"}
+		for range 2 {
+			if err := s.see(&r); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s.see(&audit.Record{Time: at, Type: audit.ForwardDeny, User: "bob", Target: audit.Endpoint{Host: "rds", Port: 3306}, Reason: "no_grant"})
+	r := s.finish()
+	if len(r.Denials) != mostDeniedOf+2 {
+		t.Fatalf("there are %d rows", len(r.Denials))
+	}
+	if d := r.Denials[len(r.Denials)-1]; !d.Others || d.User != "mallory" || d.Count != 2*(2*mostDenied-mostDeniedOf) {
+		t.Errorf("%+v", d)
+	}
+	text := written(t, r)["text"]
+	for _, want := range []string{"1  bob      rds:3306", "\n  and 191 more of mallory; --format csv has them all\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in\n%s", want, text)
+		}
+	}
 }
 
 // A report counts every forward as naive counting does.
@@ -453,22 +589,16 @@ func TestAReportIsHarmless(t *testing.T) {
 		}
 	}
 	r := s.finish()
-	for format, write := range map[string]func(io.Writer) error{
-		"JSON": r.WriteJSON, "CSV": r.WriteCSV, "text": func(w io.Writer) error { return r.WriteText(w, time.UTC) },
-	} {
-		var b bytes.Buffer
-		if err := write(&b); err != nil {
-			t.Fatal(err)
+	for format, text := range written(t, r) {
+		if !utf8.ValidString(text) {
+			t.Errorf("the %s is not UTF-8: %q", format, text)
 		}
-		if !utf8.Valid(b.Bytes()) {
-			t.Errorf("the %s is not UTF-8: %q", format, &b)
-		}
-		for _, c := range b.String() {
+		for _, c := range text {
 			if c != '\n' && !unicode.IsPrint(c) {
 				t.Errorf("%q is in the %s", c, format)
 			}
 		}
-		if !strings.Contains(b.String(), "日本") {
+		if !strings.Contains(text, "日本") {
 			t.Errorf("what can be read is not in the %s", format)
 		}
 	}
@@ -498,5 +628,21 @@ func TestWhatIsShortenedStaysText(t *testing.T) {
 		if w := word(s); !utf8.ValidString(w) {
 			t.Errorf("%q is written as the word %q", s, w)
 		}
+	}
+}
+
+// writePruned says that retention took the records before one.
+func writePruned(t testing.TB, dir string, first int) {
+	t.Helper()
+	r := tree.NewRange(0)
+	for i := range first {
+		r.Append(tree.Leaf(fmt.Append(nil, i)))
+	}
+	text, err := r.MarshalText()
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "pruned"), append(text, '\n'), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
