@@ -16,8 +16,12 @@ A time is 2026-11-17, "2026-11-17 09:00", 2026-11-17T09:00:00+09:00, 3h or 2d (a
 today, yesterday or tuesday. A day after --until is included. Days and times
 without an offset are those of this machine, or with --utc of UTC.`
 
+// statusHelp tells how a command ends that finds something or not.
+const statusHelp = `The exit status is 0 if something was found, 1 if not, and 4 if the log could not
+be read: then it is not known.`
+
 // damageHelp tells what reading a log does not find.
-const damageHelp = `What is damaged and in the way is told on standard error, and the exit status is 1.
+const damageHelp = `What is damaged and in the way is told on standard error, and the exit status is 3.
 But lines are looked at only where they can be wanted: it is sekisho audit verify
 that finds damage.`
 

@@ -37,7 +37,11 @@ func isTerminalOut(w io.Writer) bool {
 func (l *looking) options() query.Options {
 	o := query.Options{Damage: func(err error) {
 		l.clear()
-		fmt.Fprintf(l.std.err, "sekisho: error: damage: %s\n", query.Printable(err.Error()))
+		kind := "damage: "
+		if errors.Is(err, query.ErrUnread) {
+			kind = ""
+		}
+		fmt.Fprintf(l.std.err, "sekisho: error: %s%s\n", kind, query.Printable(err.Error()))
 	}}
 	if l.bar {
 		o.Progress = l.progress
@@ -78,15 +82,40 @@ func (l *looking) clear() {
 	}
 }
 
-// end tells an error as a command does. Damage is told already.
+// begins tells where the log begins, if what the query is about lies before
+// that. Without times it is told once nothing is found.
+func (l *looking) begins(q query.Query, zone *time.Location, nothing bool) {
+	if timed := !q.From.IsZero() || !q.To.IsZero(); timed == nothing {
+		return
+	}
+	if b := query.Begins(l.log.dir); b != nil && q.From.Before(b.Time) {
+		fmt.Fprintf(l.std.err, "sekisho: %s\n", b.Say(zone))
+	}
+}
+
+// end gives an error its exit status. What is damaged is told already.
 func (l *looking) end(err error) error {
 	l.clear()
 	switch {
-	case errors.Is(err, query.ErrDamaged):
-		fmt.Fprintln(l.std.err, "sekisho: hint: sekisho audit verify finds all that is wrong with a log")
-		return errTold
+	case errors.Is(err, query.ErrDamaged), errors.Is(err, audit.ErrDamaged):
+		return &graveError{failure{err, "sekisho audit verify finds all that is wrong with a log"}, exitAlarm}
 	case errors.Is(err, context.Canceled):
-		return failf("", "interrupted")
+		err = errors.New("interrupted")
 	}
-	return err
+	return unread(err)
+}
+
+// unread is an error by which it is not known what the log has. Its exit status
+// is not the one of having found nothing.
+func unread(err error) error {
+	var usage *usageError
+	if err == nil || errors.As(err, &usage) {
+		return err
+	}
+	var fail *failure
+	hint := ""
+	if errors.As(err, &fail) {
+		hint = fail.hint
+	}
+	return &graveError{failure{err, hint}, exitUnasked}
 }

@@ -21,7 +21,11 @@ much went up and down, and what failed, was lost in a crash or is open still.
 
 ` + filterHelp + `
 
-` + damageHelp,
+The exit status is 0 also if there is nothing to tell, and 4 if the log could not
+be read.
+
+` + damageHelp + `
+A report of such a log says so in itself.`,
 		Example: `  sekisho audit report --since "last monday"
   sekisho audit report --on yesterday --format csv > yesterday.csv`,
 		Args: atMostOne,
@@ -35,7 +39,7 @@ much went up and down, and what failed, was lost in a crash or is open still.
 			}
 			log, err := p.find(cmd, args)
 			if err != nil {
-				return err
+				return unread(err)
 			}
 			l := newLooking(std, log)
 			report, err := query.NewReport(cmd.Context(), log.dir, q, l.options())

@@ -24,7 +24,7 @@ func newAuditSearch(std stdio, served *servedLog) *cobra.Command {
 
 ` + filterHelp + `
 
-The exit status is 0 if something was found and 1 if not.
+` + statusHelp + `
 
 ` + damageHelp,
 		Example: `  sekisho audit search --user bob --since 2d
@@ -41,9 +41,10 @@ The exit status is 0 if something was found and 1 if not.
 			}
 			log, err := p.find(cmd, args)
 			if err != nil {
-				return err
+				return unread(err)
 			}
 			l := newLooking(std, log)
+			l.begins(q, f.zone(), false)
 			opts := l.options()
 			opts.Last = last
 			out := newPrinter(std.out, f.zone(), asJSON)
@@ -51,7 +52,7 @@ The exit status is 0 if something was found and 1 if not.
 				l.clear()
 				return out.add(line, rec)
 			})
-			return l.found(out, err)
+			return l.found(out, q, f.zone(), err)
 		},
 	}
 	f.addFlags(cmd)
@@ -63,7 +64,7 @@ The exit status is 0 if something was found and 1 if not.
 }
 
 // found ends a command that prints what it finds.
-func (l *looking) found(out *printer, err error) error {
+func (l *looking) found(out *printer, q query.Query, zone *time.Location, err error) error {
 	if flushed := out.flush(); err == nil {
 		err = flushed
 	}
@@ -72,6 +73,7 @@ func (l *looking) found(out *printer, err error) error {
 	}
 	if out.n == 0 {
 		fmt.Fprintln(l.std.err, "sekisho: nothing in the log fits")
+		l.begins(q, zone, true)
 		return errTold
 	}
 	return nil

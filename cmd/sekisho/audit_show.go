@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,6 +21,9 @@ connection with all of its forwards, c…: the login, the policy and the grant, 
 addresses that were tried, and the end. The id is in every sentence by which a
 client was refused.
 
+The exit status is 0 if something is of the id, 1 if nothing is, and 4 if the log
+could not be read.
+
 ` + damageHelp,
 		Example: `  sekisho audit show f5kq2mzx7c3w4n6p`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -35,21 +39,27 @@ client was refused.
 			}
 			log, err := p.find(cmd, args[1:])
 			if err != nil {
-				return err
+				return unread(err)
 			}
 			l := newLooking(std, log)
+			zone := time.Local
+			if utc {
+				zone = time.UTC
+			}
 			story, err := query.Show(cmd.Context(), log.dir, id, l.options())
+			l.clear()
 			if errors.Is(err, query.ErrNothing) {
-				l.clear()
-				return failf("retention may have taken it away; sekisho audit search finds others", "nothing in the log is of %s", id)
+				hint := "sekisho audit search finds others"
+				if b := query.Begins(log.dir); b != nil {
+					hint = b.Say(zone)
+				}
+				return failf(hint, "nothing in the log is of %s", id)
 			}
 			if story == nil {
 				return l.end(err)
 			}
-			l.clear()
-			zone := time.Local
-			if utc {
-				zone = time.UTC
+			if b := query.Begins(log.dir); b != nil && story.Older() {
+				fmt.Fprintf(std.err, "sekisho: %s\n", b.Say(zone))
 			}
 			write := func() error { return story.WriteText(std.out, zone) }
 			if asJSON {

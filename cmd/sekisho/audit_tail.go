@@ -22,7 +22,9 @@ func newAuditTail(std stdio, served *servedLog) *cobra.Command {
 		Long: `Tail prints the last records that fit, and with -f then those that are written,
 until it is interrupted.
 
-` + filterHelp,
+` + filterHelp + `
+
+` + statusHelp,
 		Example: `  sekisho audit tail -f
   sekisho audit tail -n 50 --type forward.deny,auth.fail`,
 		Args: atMostOne,
@@ -36,9 +38,10 @@ until it is interrupted.
 			}
 			log, err := p.find(cmd, args)
 			if err != nil {
-				return err
+				return unread(err)
 			}
 			l := newLooking(std, log)
+			l.begins(q, f.zone(), false)
 			out := newPrinter(std.out, f.zone(), asJSON)
 			var following *audit.FollowOptions
 			if follow {
@@ -54,12 +57,12 @@ until it is interrupted.
 			if follow && errors.Is(err, context.Canceled) {
 				return out.flush() // that is how it ends
 			}
-			return l.found(out, err)
+			return l.found(out, q, f.zone(), err)
 		},
 	}
 	fl := cmd.Flags()
 	fl.BoolVarP(&follow, "follow", "f", false, "go on with what is written, until interrupted")
-	fl.IntVarP(&n, "lines", "n", 10, "how `many`")
+	fl.IntVarP(&n, "lines", "n", 10, "the last `N` of them")
 	f.addFlags(cmd)
 	fl.BoolVar(&asJSON, "json", false, "print the lines as they stand in the log")
 	p.addFlags(cmd)

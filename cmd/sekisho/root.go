@@ -19,7 +19,7 @@ const (
 	exitError   = 1 // it failed, or what it was given is not good
 	exitUsage   = 2 // the command line is not understood
 	exitAlarm   = 3 // the audit log is not what it was
-	exitUnasked = 4 // nobody could be asked
+	exitUnasked = 4 // nobody could be asked, or the log not be read
 )
 
 // A failure is an error together with what to do about it.
@@ -63,6 +63,9 @@ func report(w io.Writer, err error) int {
 	var bad *badFiles
 	status := exitError
 	var grave *graveError
+	if errors.As(err, &grave) {
+		status = grave.status
+	}
 	switch {
 	case err == nil:
 		return exitOK
@@ -70,11 +73,11 @@ func report(w io.Writer, err error) int {
 		return exitError
 	case errors.As(err, &bad):
 		tell(w, bad.problems)
-		return exitError
+		return status
 	case errors.As(err, &usage):
 		fail, status = &usage.failure, exitUsage
-	case errors.As(err, &grave):
-		fail, status = &grave.failure, grave.status
+	case grave != nil:
+		fail = &grave.failure
 	case errors.As(err, &fail):
 	}
 	fmt.Fprintf(w, "sekisho: error: %v\n", err)
