@@ -68,8 +68,10 @@ type Options struct {
 
 // Check returns what is wrong with the query as a person wrote it, or nil.
 func (q Query) Check() error {
-	_, err := q.compile()
-	return err
+	if _, err := q.compile(); err != nil {
+		return err
+	}
+	return q.spelt()
 }
 
 // A plan is a query that is ready to be asked.

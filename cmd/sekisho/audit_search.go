@@ -44,6 +44,8 @@ func newAuditSearch(std stdio, served *servedLog) *cobra.Command {
 				return unread(err)
 			}
 			l := newLooking(std, log)
+			l.unknown("type", q.Types, knownTypes)
+			l.unknown("reason", q.Reasons, knownReasons)
 			l.begins(q, f.zone(), false)
 			opts := l.options()
 			opts.Last = last

@@ -34,8 +34,8 @@ could not be read.
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id := args[0]
-			if id[0] != 'f' && id[0] != 'c' {
-				return usagef("that of a forward begins with f, that of a connection with c", "%q is no id", id)
+			if !query.IsID(id) {
+				return usagef("that of a forward is f and 16 of the characters a-z and 2-7, that of a connection is c and 16 of them", "%q is no id", id)
 			}
 			log, err := p.find(cmd, args[1:])
 			if err != nil {

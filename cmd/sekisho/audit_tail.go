@@ -41,6 +41,8 @@ until it is interrupted.
 				return unread(err)
 			}
 			l := newLooking(std, log)
+			l.unknown("type", q.Types, knownTypes)
+			l.unknown("reason", q.Reasons, knownReasons)
 			l.begins(q, f.zone(), false)
 			out := newPrinter(std.out, f.zone(), asJSON)
 			var following *audit.FollowOptions
