@@ -223,8 +223,14 @@ func (s *search) forward(fn func(line []byte, rec audit.Record) error) error {
 	return nil
 }
 
-// segmentForward opens a segment and reads it.
+// segmentForward reads a segment from its begin.
 func (s *search) segmentForward(seg audit.Segment, size int64, fn func(line []byte, rec audit.Record) error) error {
+	return s.read(seg, size, func(r *reading, text io.Reader) error { return r.forward(text, fn) })
+}
+
+// read opens a segment, unless it can have nothing of what is wanted, and reads
+// it.
+func (s *search) read(seg audit.Segment, size int64, with func(r *reading, text io.Reader) error) error {
 	before := s.done
 	defer func() { s.progress(before + size - s.done) }()
 	if s.useless(seg) {
@@ -240,8 +246,7 @@ func (s *search) segmentForward(seg audit.Segment, size int64, fn func(line []by
 		return nil
 	}
 	defer f.Close()
-	r := &reading{search: s, path: seg.Path(), first: seg.First(), limit: min(limit, seg.Limit()), packed: seg.Packed()}
-	return r.forward(f, fn)
+	return with(&reading{search: s, path: seg.Path(), first: seg.First(), limit: min(limit, seg.Limit()), packed: seg.Packed()}, f)
 }
 
 // last finds the last n records that fit, and hands them over in order.
@@ -286,28 +291,18 @@ func (s *search) backward(most int, fn func(line []byte, rec audit.Record) error
 }
 
 func (s *search) segmentBackward(seg audit.Segment, size int64, most int, fn func(line []byte, rec audit.Record) error) error {
-	before := s.done
-	defer func() { s.progress(before + size - s.done) }()
-	if s.useless(seg) {
-		return nil
-	}
-	limit := seg.Limit()
-	seg, f, err := s.open(seg)
-	switch {
-	case errors.Is(err, errGone):
-		return nil
-	case err != nil:
-		s.damaged(err)
-		return nil
-	}
-	defer f.Close()
-	r := &reading{search: s, path: seg.Path(), first: seg.First(), limit: min(limit, seg.Limit()), packed: seg.Packed()}
-	if file, ok := f.(*os.File); ok {
-		return r.backward(file, fn)
-	}
+	return s.read(seg, size, func(r *reading, text io.Reader) error {
+		if file, ok := text.(*os.File); ok {
+			return r.backward(file, fn)
+		}
+		return r.packedBackward(text, most, fn)
+	})
+}
 
+// packedBackward reads a text that can be read in one direction only.
+func (r *reading) packedBackward(text io.Reader, most int, fn func(line []byte, rec audit.Record) error) error {
 	var kept kept
-	err = r.forward(f, func(line []byte, _ audit.Record) error { return kept.add(line, most) })
+	err := r.forward(text, func(line []byte, _ audit.Record) error { return kept.add(line, most) })
 	if err != nil && !errors.Is(err, errStop) {
 		return err
 	}

@@ -150,9 +150,9 @@ func (s *Story) WriteText(w io.Writer, zone *time.Location) error {
 	}
 	switch {
 	case !s.begun:
-		b.WriteString("Its beginning is not in the log: it is older than what retention has left.\n")
+		b.WriteString("Its beginning is not in what is left of the log.\n")
 	case isForward && !s.login && first.Conn != "":
-		b.WriteString("The login of its connection is not in the log: it is older than what retention has left.\n")
+		b.WriteString("The login of its connection is not in what is left of the log.\n")
 	}
 	seen := map[string]int{}
 	for i := range s.Records {

@@ -58,8 +58,8 @@ func (f *filters) addFlags(cmd *cobra.Command) {
 	fl.StringArrayVar(&f.Forwards, "forward", nil, "the `id` of a forward")
 	fl.StringArrayVar(&f.Requests, "request", nil, "part of the `text` of a request")
 	fl.StringArrayVar(&f.Texts, "text", nil, "part of any `text` in the record")
-	fl.StringVar(&f.bytes, "bytes", "", "at least so many bytes, up and down: a `number`, 500KB or 10MiB")
-	fl.StringVar(&f.duration, "duration", "", "it lasted at least this `long`, 90s or 2h")
+	fl.StringVar(&f.bytes, "bytes", "", "at least so many bytes, up and down: a `size`, 4096, 500KB or 10MiB")
+	fl.StringVar(&f.duration, "duration", "", "it lasted at least this `duration`, 90s or 2h")
 	fl.SortFlags = false
 }
 
