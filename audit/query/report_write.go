@@ -60,7 +60,7 @@ func (r *Report) WriteText(w io.Writer, zone *time.Location) error {
 	}
 	section(&b, "Refused", times, rows)
 	for _, user := range slices.Sorted(maps.Keys(left)) {
-		fmt.Fprintf(&b, "  and %d more of %s; --format csv has them all\n", left[user], cut(word(user)))
+		fmt.Fprintf(&b, "  and %d more of %s; --format csv has them all\n", left[user], cut(word(user), mostWide))
 	}
 	more(&b, unshown)
 
@@ -178,7 +178,7 @@ func section(b *bytes.Buffer, title string, times uint64, rows [][]string) {
 	widths := make([]int, len(rows[0]))
 	for _, row := range rows {
 		for i, c := range row {
-			row[i] = cut(c)
+			row[i] = cut(c, mostWide)
 			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
 		}
 	}
@@ -203,12 +203,12 @@ func more(b *bytes.Buffer, n int) {
 	}
 }
 
-// cut shortens a cell that would make the table too wide to be read.
-func cut(cell string) string {
-	if utf8.RuneCountInString(cell) <= mostWide {
+// cut shortens a cell that would make a table too wide to be read.
+func cut(cell string, most int) string {
+	if utf8.RuneCountInString(cell) <= most {
 		return cell
 	}
-	return string([]rune(cell)[:mostWide-1]) + "…"
+	return string([]rune(cell)[:most-1]) + "…"
 }
 
 // columnsCSV are those of every row. What a row does not have is empty.

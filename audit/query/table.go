@@ -12,8 +12,12 @@ import (
 
 // A Table prints records for people, a line each. The columns are as wide as
 // most values are: the log is too long to be looked through first. Wider ones
-// push the rest of their line to the right and are never cut.
+// push the rest of their line to the right.
 type Table struct {
+	// Widest is what a cell may have at most, or 0: a terminal is not to be
+	// flooded with one value. What is read by programs is never cut.
+	Widest int
+
 	w      *bufio.Writer
 	zone   *time.Location
 	widths []int
@@ -74,6 +78,9 @@ func (t *Table) Add(r audit.Record) error {
 func (t *Table) row(cells []string) error {
 	var line strings.Builder
 	for i, c := range cells {
+		if t.Widest > 0 {
+			c = cut(c, t.Widest)
+		}
 		line.WriteString(c)
 		if i < len(cells)-1 {
 			pad := max(0, t.widths[i]-utf8.RuneCountInString(c))

@@ -164,7 +164,7 @@ func TestShow(t *testing.T) {
 `},
 		{"a forward that is open, whose login is gone", 6, "ftwo", `Forward ftwo of connection cbob
 
-The login of its connection is not in the log: it is older than what retention has left.
+The login of its connection is not in what is left of the log.
 2026-11-22 01:08:03.000Z  opened to RDS.:3306 for bob (ec2-user)
     allowed by grant dba-db of policy sha256:p
     originator, as the client says: 127.0.0.1:5
@@ -175,7 +175,7 @@ It has no end yet: the forward is still open, unless the server was cut off and 
 `},
 		{"a forward whose beginning is gone", 6, "fone", `Forward fone of connection cbob
 
-Its beginning is not in the log: it is older than what retention has left.
+Its beginning is not in what is left of the log.
 2026-11-22 01:10:03.000Z  closed
     because: closed: both directions ended in order
     1.0 KiB (1024 bytes) up, 3.0 MiB (3145728 bytes) down
@@ -183,7 +183,7 @@ Its beginning is not in the log: it is older than what retention has left.
 `},
 		{"a forward that was refused", 3, "fthree", `Forward fthree of connection cbob
 
-The login of its connection is not in the log: it is older than what retention has left.
+The login of its connection is not in what is left of the log.
 2026-11-22 01:11:03.000Z  refused: bob (ec2-user) to rds:3306 from 203.0.113.9:51234
     because: no_grant: no grant of the user names the target
     by policy sha256:p
@@ -534,6 +534,30 @@ func TestAReportIsBounded(t *testing.T) {
 		if (err != nil) != (i == mostOpen) {
 			t.Fatalf("%d: %v", i, err)
 		}
+	}
+}
+
+func TestWideCellsAreCutWhereThatIsWanted(t *testing.T) {
+	r := audit.Record{Time: at, Type: audit.ForwardDeny, User: "bob", Detail: strings.Repeat("日", 300)}
+	for widest, want := range map[int]int{0: 300, 80: 79} {
+		var b strings.Builder
+		table := NewTable(&b, time.UTC)
+		table.Widest = widest
+		if err := errors.Join(table.Add(r), table.Flush()); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Count(b.String(), "日"); got != want {
+			t.Errorf("of at most %d there are %d", widest, got)
+		}
+	}
+	s := newSumming(Query{})
+	s.see(&audit.Record{Time: at, Type: audit.RequestDeny, User: "bob", Request: strings.Repeat("日", 300)})
+	forms := written(t, s.finish())
+	if got := strings.Count(forms["text"], "日"); got != mostWide-utf8.RuneCountInString("request …") {
+		t.Errorf("the text of the report has %d", got)
+	}
+	if got := strings.Count(forms["CSV"], "日"); got != 300 {
+		t.Errorf("the CSV has %d", got)
 	}
 }
 

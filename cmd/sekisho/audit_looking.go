@@ -34,6 +34,16 @@ func isTerminalOut(w io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
+// terminalWidth is that of a terminal, or 0 if it is none.
+func terminalWidth(w io.Writer) int {
+	if f, ok := w.(*os.File); ok && isTerminalOut(w) {
+		if width, _, err := term.GetSize(int(f.Fd())); err == nil {
+			return width
+		}
+	}
+	return 0
+}
+
 func (l *looking) options() query.Options {
 	o := query.Options{Damage: func(err error) {
 		l.clear()

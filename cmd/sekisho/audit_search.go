@@ -95,6 +95,7 @@ func newPrinter(w io.Writer, zone *time.Location, asJSON bool) *printer {
 		p.lines = bufio.NewWriter(w)
 	} else {
 		p.table = query.NewTable(w, zone)
+		p.table.Widest = terminalWidth(w)
 	}
 	return p
 }
