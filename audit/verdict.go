@@ -84,6 +84,7 @@ type Verdict struct {
 
 	// What it was held against.
 	Keys       []string   `json:"keys"`
+	OldKeys    []string   `json:"old_keys"`
 	Heads      int        `json:"heads"`      // that fit
 	Signatures int        `json:"signatures"` // of heads, that were verified
 	Head       *SignedFor `json:"head,omitempty"`

@@ -27,6 +27,10 @@ type VerifyOptions struct {
 	// was changed. Any of them counts anywhere in the log.
 	Keys []note.Verifier
 
+	// Old are keys that the log had before: their heads count up to the first one
+	// of Keys and no longer, so that whoever has an old key can do nothing with it.
+	Old []note.Verifier
+
 	// Since are heads that were kept where nobody who can write the log can
 	// change them, in any order. The caller has made sure who signed them.
 	Since []tree.Head
@@ -86,6 +90,7 @@ type verification struct {
 	pieces []piece
 	files  []headFile
 	claims [][]byte // how the last line of a head begins that one of the keys has signed
+	olds   [][]byte // the same of the old keys
 
 	at     mark // where it stands
 	anchor mark // at the beginning of the segment that the last proven record is in
@@ -111,6 +116,7 @@ type mark struct {
 	compared   int
 	signatures int
 	head       *tree.Head // the newest that fits
+	current    bool       // one that fits is not of an old key
 	fit        uint64     // how many records the last head had that fits
 	proven     uint64     // the records below are those of a head that somebody signed
 	bare       string     // time of the first record after that
@@ -141,6 +147,9 @@ func (v *verification) run() error {
 	}
 	for _, k := range v.opts.Keys {
 		v.claims = append(v.claims, claim(k))
+	}
+	for _, k := range v.opts.Old {
+		v.olds = append(v.olds, claim(k))
 	}
 	v.at = mark{tree: v.gone.Clone(), order: newOrder(v.gone.Next())}
 	v.at.heads.from, v.at.key.nth = v.gone.Next(), -1

@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
+
+	"golang.org/x/mod/sumdb/note"
 
 	"sekisho/audit/tree"
 )
@@ -57,7 +60,7 @@ func (v *verification) beyond() (newest *tree.Head, err error) {
 				return nil, err
 			}
 		}
-		if head := v.openHead(*h); head != nil && head.Size > m.tree.Next() && (newest == nil || head.Size > newest.Size) {
+		if head, _ := v.openHead(*h); head != nil && head.Size > m.tree.Next() && (newest == nil || head.Size > newest.Size) {
 			newest = head
 		}
 		m.heads.pop()
@@ -121,7 +124,11 @@ func (v *verification) index(p piece, before tree.Range) error {
 	if len(v.opts.Keys) == 0 {
 		return nil
 	}
-	x, err := p.index(v.opts.Keys...)
+	keys := v.opts.Keys
+	if !v.at.current {
+		keys = slices.Concat(keys, v.opts.Old)
+	}
+	x, err := p.index(keys...)
 	if errors.As(err, new(*fs.PathError)) {
 		return err
 	}
@@ -143,6 +150,14 @@ func sameRoot(a, b tree.Range) bool {
 	return err1 == nil && err2 == nil && x == y
 }
 
+func keyNames(keys []note.Verifier) []string {
+	names := []string{}
+	for _, k := range keys {
+		names = append(names, fmt.Sprintf("%s+%08x", k.Name(), k.KeyHash()))
+	}
+	return names
+}
+
 // bareFor is how much time of records may have no head over them. The log signs
 // every second.
 const bareFor = time.Minute
@@ -151,11 +166,8 @@ func (v *verification) verdict() *Verdict {
 	m := &v.at
 	r := &Verdict{
 		Dir: v.dir, First: v.gone.Next(), Next: m.tree.Next(), Segments: m.segments, Bytes: m.bytes, Torn: m.torn, Open: len(v.open.open),
-		Keys: []string{}, Heads: m.compared, Signatures: m.signatures, Complete: m.over, Protected: m.proven,
+		Keys: keyNames(v.opts.Keys), OldKeys: keyNames(v.opts.Old), Heads: m.compared, Signatures: m.signatures, Complete: m.over, Protected: m.proven,
 		Harms: append(append([]Harm{}, m.harms...), v.odd...), Gaps: []string{}, Notes: []string{},
-	}
-	for _, k := range v.opts.Keys {
-		r.Keys = append(r.Keys, fmt.Sprintf("%s+%08x", k.Name(), k.KeyHash()))
 	}
 	r.Begin, _ = time.Parse(timeLayout, m.begin)
 	r.End, _ = time.Parse(timeLayout, string(m.order.last))
@@ -209,6 +221,8 @@ func (v *verification) limits(r *Verdict) {
 		gap("There is no log key to check by: who has signed the head that was kept was not looked at, and of what comes after it only the structure was.")
 	case len(r.Keys) == 0:
 		gap("There is no log key to check by: only the structure was looked at, and whoever edits the log with some care is not noticed.")
+	case r.Head != nil && !v.at.current:
+		gap("No head is signed with the log key, but only with one before it: whoever has that could have made them.")
 	case r.Head == nil && !fits:
 		gap("No head is signed with the key: none of the records is protected by it.")
 	}

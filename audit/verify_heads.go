@@ -120,9 +120,9 @@ func claim(k note.Verifier) []byte {
 	return []byte("\n\n— " + k.Name() + " " + base64.StdEncoding.EncodeToString(hash)[:5])
 }
 
-// claimed reports whether h says that one of the keys has signed it.
-func (v *verification) claimed(h headText) bool {
-	return slices.ContainsFunc(v.claims, func(c []byte) bool { return bytes.Contains(h.text, c) })
+// claimed reports whether h says that one of these keys has signed it.
+func (h headText) claimed(claims [][]byte) bool {
+	return slices.ContainsFunc(claims, func(c []byte) bool { return bytes.Contains(h.text, c) })
 }
 
 // A headStream reads the heads of all files, in order. It holds no file open.
@@ -239,7 +239,7 @@ func (v *verification) lastHead() (uint64, error) {
 			if end == 0 {
 				break
 			}
-			if v.claimed(h) {
+			if h.claimed(v.claims) || h.claimed(v.olds) {
 				size, found = max(size, h.size), true
 			}
 			b = b[end:]
@@ -284,9 +284,13 @@ func (v *verification) compare(quick bool) (*Harm, error) {
 		}
 		h := *m.heads.peek(v.files)
 		m.heads.pop()
-		if quick && !h.last && h.size == n && h.root == root.String() && v.claimed(h) {
-			m.compared++
-			continue
+		if quick && !h.last && h.size == n && h.root == root.String() {
+			current := h.claimed(v.claims)
+			if current || !m.current && h.claimed(v.olds) {
+				m.current = m.current || current
+				m.compared++
+				continue
+			}
 		}
 		if harm := v.hold(h, root); harm != nil {
 			return harm, nil
@@ -312,7 +316,7 @@ func (m *mark) ask(kept *tree.Head, root tree.Hash) {
 // hold holds the tree against a head whose signature matters.
 func (v *verification) hold(h headText, root tree.Hash) *Harm {
 	m := &v.at
-	head := v.openHead(h)
+	head, old := v.openHead(h)
 	switch n := m.tree.Next(); {
 	case head == nil:
 	case head.Size < n:
@@ -321,7 +325,7 @@ func (v *verification) hold(h headText, root tree.Hash) *Harm {
 		m.compared++
 		if m.fit = n; len(v.opts.Keys) > 0 {
 			m.prove(n)
-			m.head = head
+			m.head, m.current = head, m.current || !old
 		}
 	default:
 		return &Harm{KindChanged, "", 0, max(m.fit, v.gone.Next()), n, fmt.Sprintf("they are not those of the head that was signed at %s (%s)", head.Time.Format(time.RFC3339), h.file.path), 0}
@@ -332,26 +336,31 @@ func (v *verification) hold(h headText, root tree.Hash) *Harm {
 func (m *mark) prove(n uint64) { m.proven, m.fit, m.bare = max(m.proven, n), n, "" }
 
 // openHead reads a head. It is nil if none of the keys has signed it, which is a
-// harm of its own. Without keys nobody is asked.
-func (v *verification) openHead(h headText) *tree.Head {
+// harm of its own. Without keys nobody is asked. Old keys are, as long as no head
+// of another one was seen.
+func (v *verification) openHead(h headText) (head *tree.Head, old bool) {
 	m := &v.at
 	if len(v.opts.Keys) == 0 {
 		if head, err := tree.PeekHead(h.text); err == nil {
-			return &head
+			return &head, false
 		}
-		return nil
+		return nil, false
 	}
-	head, err := tree.OpenHead(h.text, v.opts.Keys...)
+	got, err := tree.OpenHead(h.text, v.opts.Keys...)
+	if errors.Is(err, tree.ErrForeignKey) && !m.current && len(v.opts.Old) > 0 && h.claimed(v.olds) {
+		old = true
+		got, err = tree.OpenHead(h.text, v.opts.Old...)
+	}
 	kind := KindSignature
 	switch {
 	case err == nil:
 		m.signatures++
-		return &head
+		return &got, old
 	case errors.Is(err, tree.ErrMalformed):
-		return nil // what a crash left
+		return nil, false // what a crash left
 	case errors.Is(err, tree.ErrForeignKey):
 		kind = KindForeign
 	}
 	m.harms = addHarm(m.harms, Harm{kind, h.file.path, 0, m.fit, h.size, err.Error(), 0})
-	return nil
+	return nil, false
 }

@@ -43,6 +43,8 @@ type forgedSegment struct {
 	lines []string
 	heads []string // nil: there is no such file
 	raw   []byte   // in place of what the packed lines would be
+
+	index []byte // stands beside it when it is packed; nil: there is none
 }
 
 // honest is a log of three runs and five segments, with a head after every
@@ -95,11 +97,12 @@ func (f *forgery) head(n int) *tree.Head {
 	return &tree.Head{Origin: "bastion-1", Size: uint64(n), Root: f.root(n), Time: at}
 }
 
-// sign makes all heads anew.
+// sign makes all heads and indexes anew.
 func (f *forgery) sign(t testing.TB, key note.Signer) {
 	t.Helper()
 	n := 0
 	for _, s := range f.segments {
+		var err error
 		s.heads = nil
 		for i := range s.lines {
 			if n++; n%3 == 0 || i == len(s.lines)-1 {
@@ -108,6 +111,16 @@ func (f *forgery) sign(t testing.TB, key note.Signer) {
 				s.heads = append(s.heads, string(text))
 			}
 		}
+		in := newIndexer(s.first)
+		for _, line := range s.lines {
+			rec, err := ParseRecord([]byte(line))
+			if err != nil { // no keeper does that, but somebody with the key can
+				rec = Record{Time: at, Run: "R"}
+			}
+			in.add([]byte(line), rec)
+		}
+		s.index, err = in.done().sign(key)
+		try(t, err)
 	}
 }
 
@@ -146,7 +159,11 @@ func (f *forgery) save(t testing.TB, zst bool) string {
 				text = s.raw
 			}
 		}
-		try(t, os.WriteFile(filepath.Join(dir, stem(s.first, 0)+end), text, 0o600))
+		path := filepath.Join(dir, stem(s.first, 0)+end)
+		try(t, os.WriteFile(path, text, 0o600))
+		if end == packedEnd && s.index != nil {
+			try(t, os.WriteFile(strings.TrimSuffix(path, packedEnd)+indexEnd, s.index, 0o600))
+		}
 		if s.heads != nil {
 			try(t, os.WriteFile(filepath.Join(dir, stem(s.first, 0)+headsEnd), []byte("\n"+strings.Join(s.heads, "\n")+"\n"), 0o600))
 		}
@@ -293,7 +310,7 @@ func TestTampering(t *testing.T) {
 			f.edit(seg, line, `"type":"`, `"type":"x`)
 			f.renumber()
 			for _, s := range f.segments {
-				s.heads = nil
+				s.heads, s.index = nil, nil
 			}
 		}, from: bad, kept: KindChanged, withKeyKept: KindRewritten},
 		{name: "a segment replaced", do: func(f *forgery) {
@@ -379,7 +396,7 @@ func TestTampering(t *testing.T) {
 func copied(base *forgery) *forgery {
 	f := &forgery{pruned: base.pruned}
 	for _, s := range base.segments {
-		f.segments = append(f.segments, &forgedSegment{first: s.first, lines: slices.Clone(s.lines), heads: slices.Clone(s.heads)})
+		f.segments = append(f.segments, &forgedSegment{first: s.first, lines: slices.Clone(s.lines), heads: slices.Clone(s.heads), index: s.index})
 	}
 	return f
 }
@@ -511,6 +528,62 @@ func TestVerifyWithAHistory(t *testing.T) {
 			}
 			if v.Complete != (tt.says != SinceNotAsked) {
 				t.Errorf("%s: complete %v", tt.name, v.Complete)
+			}
+		}
+	}
+}
+
+// The log key was changed: heads of the old one count up to the first of the new
+// one, and nothing that somebody makes with it later.
+func TestVerifyAfterAChangeOfTheKey(t *testing.T) {
+	old, now := withKey(t), withKey(t)
+	key := VerifyOptions{Keys: []note.Verifier{now.Verifier}, Old: []note.Verifier{old.Verifier}}
+	rekeyed := func(t *testing.T) *forgery {
+		f := honest(t, now.Signer)
+		g := copied(f)
+		g.sign(t, old.Signer)
+		for i := range 3 {
+			f.segments[i].heads, f.segments[i].index = g.segments[i].heads, g.segments[i].index
+		}
+		return f
+	}
+	tests := []struct {
+		name string
+		do   func(f *forgery)
+		keys VerifyOptions
+		kind Kind // "": it is good
+		gap  string
+	}{
+		{"an honest log", func(f *forgery) {}, key, "", ""},
+		{"an honest log, and the old key is not known", func(f *forgery) {}, VerifyOptions{Keys: key.Keys}, KindForeign, ""},
+		{"both are given as keys", func(f *forgery) {}, VerifyOptions{Keys: append(slices.Clone(key.Old), key.Keys...)}, "", ""},
+		{"a record before the change is edited", func(f *forgery) { f.edit(1, 3, `"type":"`, `"type":"x`) }, key, KindChanged, ""},
+		{"a record before the change is edited, and its heads are signed with the old key", func(f *forgery) {
+			f.edit(1, 3, `"type":"`, `"type":"x`)
+			f.renumber()
+			g := copied(f)
+			g.sign(t, old.Signer)
+			for i := range 3 {
+				f.segments[i].heads, f.segments[i].index = g.segments[i].heads, g.segments[i].index
+			}
+		}, key, KindChanged, ""},
+		{"the end is signed with the old key", func(f *forgery) {
+			g := copied(f)
+			g.sign(t, old.Signer)
+			f.segments[4].heads = g.segments[4].heads
+		}, key, KindForeign, ""},
+		{"all is signed with the old key", func(f *forgery) { f.sign(t, old.Signer) }, key, "", "No head is signed with the log key, but only with one before it"},
+	}
+	for _, zst := range []bool{false, true} {
+		for _, tt := range tests {
+			f := rekeyed(t)
+			tt.do(f)
+			v := verify(t, f.save(t, zst), tt.keys)
+			if tt.kind == "" && v.Good() && (tt.gap == "" && v.Full() && v.Protected == v.Next || tt.gap != "" && len(v.Gaps) == 1 && strings.HasPrefix(v.Gaps[0], tt.gap)) {
+				continue
+			}
+			if !slices.ContainsFunc(v.Harms, func(h Harm) bool { return h.Kind == tt.kind }) {
+				t.Errorf("%s, packed %v: %+v", tt.name, zst, v)
 			}
 		}
 	}

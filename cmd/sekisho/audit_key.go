@@ -20,7 +20,9 @@ func newAuditKey(std stdio) *cobra.Command {
 --key of those who check the log. They are to have it from somewhere else than
 the server whose log they check.
 
-With --new it makes the key of a folder that has none yet. It writes over nothing.`,
+With --new it makes the key of a folder that has none yet, with the name that the
+server has now. It writes over nothing. If there was another key, keep its public half
+as KEY.….pub, such as log_key.2026.pub: verify needs it for the heads of that time.`,
 		Example: `  sekisho audit key /etc/sekisho
   sudo sekisho audit key --new`,
 		Args: atMostOne,

@@ -56,6 +56,7 @@ type foundLog struct {
 	dir  string
 	keys []note.Verifier // may be none
 	own  bool            // they are what the server itself has, and no more than that
+	file string          // of the log key, if they are
 }
 
 // find finds the log. An argument is the folder of the settings. That there is
@@ -94,7 +95,7 @@ func (p *logPlace) beside(cmd *cobra.Command, args []string) (log foundLog, noKe
 		if len(args) > 0 {
 			return log, nil, usagef("it is the log of this server that is read", "%s takes no folder here: %q", cmd.Name(), args[0])
 		}
-		return foundLog{p.served.dir, []note.Verifier{p.served.key}, true}, nil, nil
+		return foundLog{dir: p.served.dir, keys: []note.Verifier{p.served.key}, own: true}, nil, nil
 	}
 	if cmd.Flags().Changed("log") {
 		switch {
@@ -115,7 +116,7 @@ func (p *logPlace) beside(cmd *cobra.Command, args []string) (log foundLog, noKe
 	if problems.Err() != nil {
 		return log, nil, &badFiles{problems}
 	}
-	log = foundLog{dir: s.path(s.settings.Audit.Dir), own: true}
+	log = foundLog{dir: s.path(s.settings.Audit.Dir), own: true, file: s.logKeyPath()}
 	text, noKey := s.publicLogKey()
 	if noKey == nil {
 		var key note.Verifier

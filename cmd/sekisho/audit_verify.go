@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/mod/sumdb/note"
 
 	"sekisho/audit"
 	"sekisho/audit/tree"
@@ -30,7 +32,9 @@ as a copy on another machine, and needs nothing else but --key. The server may
 run meanwhile.
 
 The public log key is best given from where you keep it. Without --key that beside
-the settings is taken, which whoever changes the log could have changed as well.
+the settings is taken, which whoever changes the log could have changed as well;
+and KEY.*.pub beside it, such as log_key.2026.pub, are old ones, whose heads count
+up to the first of the newer key.
 
 The exit status is 0 if all is well, 3 if the log is not what was written, and 1 if
 it could not be read, or nothing is wrong but not all could be checked: there is no
@@ -60,9 +64,14 @@ func (c *verifyCommand) run(cmd *cobra.Command, std stdio, args []string) error 
 		return err
 	}
 	opts := audit.VerifyOptions{Keys: log.keys}
+	if log.own {
+		if opts.Old, err = readOldKeys(log.file); err != nil {
+			return err
+		}
+	}
 	foreign := false
 	if cmd.Flags().Changed("since") {
-		if opts.Since, foreign, err = c.readSince(log); err != nil {
+		if opts.Since, foreign, err = c.readSince(log, opts.Old); err != nil {
 			return err
 		}
 	}
@@ -103,7 +112,7 @@ const mostKept = 300_000
 // readSince reads the heads that were kept. Each has to be signed with one of the
 // keys that were given. If the key is only the one beside the log, the heads are
 // to be trusted rather than that, and foreign tells that one is of another.
-func (c *verifyCommand) readSince(log foundLog) (kept []tree.Head, foreign bool, err error) {
+func (c *verifyCommand) readSince(log foundLog, old []note.Verifier) (kept []tree.Head, foreign bool, err error) {
 	const hint = "give a file that witness keeps, or what sekisho audit head printed"
 	text := []byte(c.since)
 	if !strings.Contains(c.since, "\n") {
@@ -123,7 +132,7 @@ func (c *verifyCommand) readSince(log foundLog) (kept []tree.Head, foreign bool,
 		return nil, false, failf(fmt.Sprintf("give the newer ones: tail -n %d %s", 7*mostKept, shellWord(c.since)), "more than %d heads are in %s", mostKept, printable(c.since))
 	}
 	for _, text := range heads {
-		head, other, err := openKept(text, log)
+		head, other, err := openKept(text, log, old)
 		if err != nil {
 			return nil, false, err
 		}
@@ -132,11 +141,11 @@ func (c *verifyCommand) readSince(log foundLog) (kept []tree.Head, foreign bool,
 	return kept, foreign, nil
 }
 
-func openKept(text []byte, log foundLog) (head tree.Head, foreign bool, err error) {
+func openKept(text []byte, log foundLog, old []note.Verifier) (head tree.Head, foreign bool, err error) {
 	if head, err = tree.PeekHead(text); err != nil || len(log.keys) == 0 {
 		return head, false, err
 	}
-	_, err = tree.OpenHead(text, log.keys...)
+	_, err = tree.OpenHead(text, slices.Concat(log.keys, old)...)
 	if err != nil && !(log.own && errors.Is(err, tree.ErrForeignKey)) {
 		return head, false, failf("give the key that it was signed with, too", "the head of %d records that was kept cannot be trusted: %w", head.Size, err)
 	}
@@ -257,6 +266,9 @@ func verdictText(v *audit.Verdict) string {
 	against := ""
 	if len(v.Keys) > 0 {
 		against = fmt.Sprintf(", %s verified with %s", many(v.Signatures, "signature"), printable(and(v.Keys)))
+		if len(v.OldKeys) > 0 {
+			against += fmt.Sprintf(" and, up to its first head, %s", printable(and(v.OldKeys)))
+		}
 	}
 	say("Held against %s%s.", many(v.Heads, "head"), against)
 	if v.First > 0 {

@@ -112,6 +112,28 @@ func readPublicKey(given string) (note.Verifier, error) {
 	return nil, failf(hint, "%s is not a public log key", given)
 }
 
+// readOldKeys reads the public halves of log keys that came before the one in a
+// file, KEY.*.pub beside it. That there is none is no error.
+func readOldKeys(path string) ([]note.Verifier, error) {
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	var keys []note.Verifier
+	for _, e := range entries {
+		name, ok := strings.CutPrefix(e.Name(), filepath.Base(path)+".")
+		if !ok || !strings.HasSuffix(name, ".pub") {
+			continue
+		}
+		key, err := readPublicKey(filepath.Join(filepath.Dir(path), e.Name()))
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
 func readPublicKeys(given []string) ([]note.Verifier, error) {
 	if len(given) == 0 {
 		return nil, usagef("give the public log key, which sekisho audit key prints on the server", "--key is missing")
