@@ -74,10 +74,13 @@ func (l *looking) progress(done, all int64) {
 	}
 }
 
+// showAfter is how long a command takes before it shows how far it is.
+var showAfter = time.Second
+
 // show tells a person at a terminal how far the command is.
 func (l *looking) show(format string, args ...any) {
 	now := time.Now()
-	if !l.bar || now.Sub(l.begun) < time.Second || now.Sub(l.last) < 100*time.Millisecond {
+	if !l.bar || now.Sub(l.begun) < showAfter || now.Sub(l.last) < 100*time.Millisecond {
 		return
 	}
 	l.last, l.shown = now, true
