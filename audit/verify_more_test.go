@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -331,28 +332,71 @@ func busy(t testing.TB, dir string, size, segment int, zst bool, key note.Signer
 	flush()
 }
 
+// verifyEnv tells the process that BenchmarkVerify starts what to verify.
+const verifyEnv = "SEKISHO_BENCHMARK_VERIFY"
+
+// BenchmarkVerify verifies in a process that does nothing else, and reports for
+// the text of the log as it is unpacked the bytes in a second, and in a second
+// of one processor, and the most memory that was resident (VmHWM of proc(5)).
 func BenchmarkVerify(b *testing.B) {
-	opts := withKey(b)
-	for _, bb := range []struct {
-		name string
-		zst  bool
-		keys []note.Verifier
-	}{
-		{"plain", false, []note.Verifier{opts.Verifier}},
-		{"packed", true, []note.Verifier{opts.Verifier}},
-		{"plain, without a key", false, nil},
+	if what := os.Getenv(verifyEnv); what != "" {
+		verifyAlone(b, what)
+		return
+	}
+	const size = 256 << 20
+	private, public, err := note.GenerateKey(nil, "bastion-1")
+	try(b, err)
+	plain, packed := b.TempDir(), b.TempDir()
+	signer := must2(note.NewSigner(private))
+	busy(b, plain, size, 16<<20, false, signer)
+	busy(b, packed, size, 16<<20, true, signer)
+	for _, bb := range []struct{ name, dir, key string }{
+		{"plain", plain, public},
+		{"packed", packed, public},
+		{"plain, without a key", plain, ""},
 	} {
 		b.Run(bb.name, func(b *testing.B) {
-			dir := b.TempDir()
-			busy(b, dir, 64<<20, 16<<20, bb.zst, opts.Signer)
-			b.ResetTimer()
+			var wall, cpu, peak, bytes float64
 			for b.Loop() {
-				v := verify(b, dir, VerifyOptions{Keys: bb.keys})
-				if !v.Good() {
-					b.Fatalf("%+v", v.Harms)
+				cmd := exec.Command(os.Args[0], "-test.run=^$", "-test.bench=^BenchmarkVerify$", "-test.benchtime=1x")
+				cmd.Env = append(os.Environ(), verifyEnv+"="+bb.key+" "+bb.dir)
+				out, err := cmd.CombinedOutput()
+				if err != nil {
+					b.Fatalf("%v: %s", err, out)
 				}
-				b.SetBytes(v.Bytes)
+				_, line, _ := strings.Cut(string(out), "verified: ")
+				var one [4]float64
+				if _, err := fmt.Sscan(line, &one[0], &one[1], &one[2], &one[3]); err != nil {
+					b.Fatalf("%v: %s", err, out)
+				}
+				wall, cpu, peak, bytes = wall+one[0], cpu+one[1], max(peak, one[2]), bytes+one[3]
 			}
+			b.ReportMetric(bytes/1e6/wall, "MB/s")
+			b.ReportMetric(bytes/1e6/cpu, "MB/cpu-s")
+			b.ReportMetric(peak, "peak-MB")
+			b.ReportMetric(0, "ns/op")
 		})
 	}
+}
+
+func verifyAlone(b *testing.B, what string) {
+	key, dir, _ := strings.Cut(what, " ")
+	var opts VerifyOptions
+	if key != "" {
+		opts.Keys = []note.Verifier{must2(note.NewVerifier(key))}
+	}
+	began := cpu()
+	v := verify(b, dir, opts)
+	if !v.Good() {
+		b.Fatalf("%+v", v.Harms)
+	}
+	used := cpu() - began
+	status, err := os.ReadFile("/proc/self/status")
+	try(b, err)
+	_, peak, _ := strings.Cut(string(status), "VmHWM:")
+	var kB float64
+	_, err = fmt.Sscan(peak, &kB)
+	try(b, err)
+	fmt.Printf("verified: %f %f %f %d\n", v.Seconds, used.Seconds(), kB/1024, v.Bytes)
+	os.Exit(0)
 }
