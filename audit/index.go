@@ -281,7 +281,7 @@ func openIndex(text []byte, keys ...note.Verifier) (*Index, error) {
 		return nil, err
 	}
 	sig := n.UnverifiedSigs[0]
-	_, err = note.Open(text, note.VerifierList(keys...))
+	_, err = note.Open(text, tree.Keys(keys))
 	switch {
 	case err == nil:
 		return x, nil

@@ -63,7 +63,7 @@ func OpenHead(text []byte, keys ...note.Verifier) (Head, error) {
 		return Head{}, err
 	}
 	sig := n.UnverifiedSigs[0]
-	_, err = note.Open(text, note.VerifierList(keys...))
+	_, err = note.Open(text, Keys(keys))
 	switch {
 	case err == nil:
 		return h, nil
@@ -73,6 +73,20 @@ func OpenHead(text []byte, keys ...note.Verifier) (Head, error) {
 		return Head{}, fmt.Errorf("the head of %d records: %w: it is not one of the key %s+%08x that it names", h.Size, ErrSignature, sig.Name, sig.Hash)
 	}
 	return Head{}, malformed("the head: %v", err)
+}
+
+// Keys are those whose signatures count, as note.Open wants them. Unlike in
+// note.VerifierList, the same key may be there twice.
+type Keys []note.Verifier
+
+// Verifier is that of note.Verifiers.
+func (k Keys) Verifier(name string, hash uint32) (note.Verifier, error) {
+	for _, v := range k {
+		if v.Name() == name && v.KeyHash() == hash {
+			return v, nil
+		}
+	}
+	return nil, &note.UnknownVerifierError{Name: name, KeyHash: hash}
 }
 
 func keyList(keys []note.Verifier) string {

@@ -84,6 +84,8 @@ func TestWhyAHeadIsRefused(t *testing.T) {
 	}{
 		"the key":                      {good, []note.Verifier{v}, nil},
 		"one of two keys":              {good, []note.Verifier{otherV, v}, nil},
+		"the key twice":                {good, []note.Verifier{v, otherV, v}, nil},
+		"another key twice":            {good, []note.Verifier{otherV, otherV}, ErrForeignKey},
 		"another key":                  {good, []note.Verifier{otherV}, ErrForeignKey},
 		"no key":                       {good, nil, ErrForeignKey},
 		"a changed size":               {strings.Replace(good, "\n5\n", "\n6\n", 1), []note.Verifier{v}, ErrSignature},

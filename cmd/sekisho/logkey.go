@@ -90,26 +90,31 @@ func publicHalf(private string) (string, error) {
 
 // readPublicKey reads a public log key: the text itself, or a file of it.
 func readPublicKey(given string) (note.Verifier, error) {
+	key, _, err := readPublicText(given)
+	return key, err
+}
+
+// readPublicText is readPublicKey, and returns the text of the key, too.
+func readPublicText(given string) (key note.Verifier, text string, err error) {
 	if key, err := note.NewVerifier(given); err == nil {
-		return key, nil
+		return key, given, nil
 	}
 	const hint = "give the line that sekisho audit key prints, or a file that has it"
 	content, err := readFile(given)
 	if err != nil {
 		if strings.Contains(given, "+") && !strings.ContainsRune(given, filepath.Separator) && errors.Is(err, os.ErrNotExist) {
-			return nil, failf(hint, "%q is not a public log key", printable(given))
+			return nil, "", failf(hint, "%q is not a public log key", printable(given))
 		}
-		return nil, failf(hint, "the key %s cannot be read: %v", printable(given), reason(err))
+		return nil, "", failf(hint, "the key %s cannot be read: %v", printable(given), reason(err))
 	}
-	text := strings.TrimSpace(string(content))
-	key, err := note.NewVerifier(text)
-	if err == nil {
-		return key, nil
+	text = strings.TrimSpace(string(content))
+	if key, err = note.NewVerifier(text); err == nil {
+		return key, text, nil
 	}
 	if strings.HasPrefix(text, "PRIVATE+KEY+") {
-		return nil, failf("give "+given+".pub; the private one stays with the server", "%s is a private log key", given)
+		return nil, "", failf("give "+given+".pub; the private one stays with the server", "%s is a private log key", given)
 	}
-	return nil, failf(hint, "%s is not a public log key", given)
+	return nil, "", failf(hint, "%s is not a public log key", given)
 }
 
 // readOldKeys reads the public halves of log keys that came before the one in a
@@ -134,15 +139,26 @@ func readOldKeys(path string) ([]note.Verifier, error) {
 	return keys, nil
 }
 
+// readPublicKeys reads several. One that is given twice counts once. Two that
+// go by one name and hash are an error: a signature does not tell which of them
+// made it, and somebody must have made the second one for that.
 func readPublicKeys(given []string) ([]note.Verifier, error) {
 	if len(given) == 0 {
 		return nil, usagef("give the public log key, which sekisho audit key prints on the server", "--key is missing")
 	}
-	keys := make([]note.Verifier, len(given))
-	for i, g := range given {
-		var err error
-		if keys[i], err = readPublicKey(g); err != nil {
+	var keys []note.Verifier
+	texts := map[string]string{} // by name and hash
+	for _, g := range given {
+		key, text, err := readPublicText(g)
+		if err != nil {
 			return nil, err
+		}
+		id := fmt.Sprintf("%s+%08x", key.Name(), key.KeyHash())
+		switch had, ok := texts[id]; {
+		case !ok:
+			keys, texts[id] = append(keys, key), text
+		case had != text:
+			return nil, failf("find out where each of them comes from", "two keys that were given differ, and both are named %s", printable(id))
 		}
 	}
 	return keys, nil

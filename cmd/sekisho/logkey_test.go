@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/ed25519"
+	"encoding/binary"
 	"os"
 	"path/filepath"
 	"strings"
@@ -74,5 +76,35 @@ func TestWhatIsNoLogKeyTellsNothingOfIt(t *testing.T) {
 		if secret := key.private[len(key.private)-30 : len(key.private)-10]; strings.Contains(problems.Err().Error(), secret) {
 			t.Errorf("%s: %v", name, problems)
 		}
+	}
+}
+
+func TestAKeyMayBeGivenTwiceButNotTwoOfOneName(t *testing.T) {
+	// Keys with one hash of 32 bits are found fast.
+	var keys []string
+	had := map[string]string{}
+	for n := uint32(0); keys == nil; n++ {
+		key := make([]byte, ed25519.PublicKeySize)
+		binary.BigEndian.PutUint32(key, n)
+		text, err := note.NewEd25519VerifierKey("bastion-1", key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hash := strings.Split(text, "+")[1]
+		if other, ok := had[hash]; ok {
+			keys = []string{other, text}
+		}
+		had[hash] = text
+	}
+	file := filepath.Join(t.TempDir(), "pub")
+	if err := os.WriteFile(file, []byte(keys[0]+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := readPublicKeys([]string{keys[0], file, keys[0]})
+	if err != nil || len(got) != 1 {
+		t.Errorf("the same key three times: %v, %v", got, err)
+	}
+	if got, err := readPublicKeys(keys); err == nil {
+		t.Errorf("two keys of one name and hash: %v", got)
 	}
 }
