@@ -16,6 +16,11 @@ import (
 // ErrPruned is that of hashes which need records that retention took away.
 var ErrPruned = errors.New("retention has taken away the records that it needs")
 
+var (
+	errNotThere = errors.New("they are not in the log")
+	errTooLong  = errors.New("the line is longer than any record")
+)
+
 // A hashReader reads nodes of the tree out of the folder of a log. Whole
 // segments are in their indexes, and of the one or two that a node begins or
 // ends in, the records are hashed again: nothing else is kept of a tree, and
@@ -75,7 +80,7 @@ func (h hashReader) read(indexes []int64) ([]tlog.Hash, error) {
 	for i, w := range wants {
 		node, ok := w.Node(w.level, w.n)
 		if !ok {
-			return nil, fmt.Errorf("audit: records %d to %d, of which a hash is needed, are not in the log", w.Next(), w.end()-1)
+			return nil, fmt.Errorf("audit: records %d to %d, of which a hash is needed: %w", w.Next(), w.end()-1, errNotThere)
 		}
 		got[i] = node
 	}
@@ -149,7 +154,7 @@ func (p piece) lines(fn func(seq uint64, line []byte) error) error {
 		case err == io.EOF: // what stands behind the last newline is not written yet
 			return nil
 		case err == bufio.ErrBufferFull:
-			return fmt.Errorf("audit: %s: record %d is too long", p.path, seq)
+			return fmt.Errorf("audit: %s: record %d: %w", p.path, seq, errTooLong)
 		case err != nil:
 			return fmt.Errorf("audit: read a segment: %w", err)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/mod/sumdb/note"
@@ -148,8 +149,73 @@ func testProofs(t *testing.T, indexed bool) {
 		if _, err := Prove(dir, heads[len(lines)], []tree.Proven{{Seq: uint64(gone), Line: lines[gone]}}); !errors.Is(err, tree.ErrNotProven) {
 			t.Error(err)
 		}
-		if _, err := Answer(dir, heads[len(lines)], uint64(gone)); err == nil {
-			t.Error("an answer was made of a log that is not that of the head")
+		wantUnprovable(t, dir, heads, gone, opts)
+	})
+}
+
+// wantUnprovable makes sure that the answer tells whoever has a head of from
+// records that the log is not that of its newest head.
+func wantUnprovable(t *testing.T, dir string, heads [][]byte, from int, opts Options) {
+	t.Helper()
+	text, err := Answer(dir, heads[len(heads)-1], uint64(from), opts.Verifier)
+	try(t, err)
+	kept, err := tree.PeekHead(heads[from])
+	try(t, err)
+	_, raw, err := tree.CheckAnswer(text, []note.Verifier{opts.Verifier}, &kept)
+	if !errors.Is(err, tree.ErrUnprovable) || string(raw) != string(heads[len(heads)-1]) {
+		t.Errorf("%v with the head %q", err, raw)
+	}
+}
+
+func TestAnswerOfALogThatIsNotThatOfItsHead(t *testing.T) {
+	for name, spoil := range map[string]func(t *testing.T, dir string, p piece){
+		"a changed record":             func(t *testing.T, dir string, p piece) { edit(t, p.path, `"detail":"0/`, `"detail":"9/`) },
+		"a record that is none":        func(t *testing.T, dir string, p piece) { edit(t, p.path, `{"v"`, `{"w"`) },
+		"an endless record":            func(t *testing.T, dir string, p piece) { edit(t, p.path, `{"v"`, strings.Repeat("x", maxLine+1)) },
+		"a missing record":             func(t *testing.T, dir string, p piece) { edit(t, p.path, "\n", " ") },
+		"a missing segment":            func(t *testing.T, dir string, p piece) { try(t, os.Remove(p.path)) },
+		"an empty segment":             func(t *testing.T, dir string, p piece) { try(t, os.Truncate(p.path, 0)) },
+		"a packed segment cut short":   func(t *testing.T, dir string, p piece) { path := packed(t, p.path); try(t, os.Truncate(path, 60)) },
+		"a segment that is not packed": func(t *testing.T, dir string, p piece) { try(t, os.Rename(p.path, p.beside(packedEnd))) },
+		"what was pruned is no range": func(t *testing.T, dir string, p piece) {
+			try(t, os.WriteFile(filepath.Join(dir, prunedFile), []byte("x\n"), 0o600))
+		},
+		"more was pruned than there is": func(t *testing.T, dir string, p piece) {
+			gone := tree.NewRange(0)
+			for range 1000 {
+				gone.Append(tree.Leaf(nil))
+			}
+			try(t, os.WriteFile(filepath.Join(dir, prunedFile), must2(gone.MarshalText()), 0o600))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, opts := t.TempDir(), withKey(t)
+			_, heads := history(t, dir, opts)
+			pieces, err := list(dir)
+			try(t, err)
+			spoil(t, dir, pieces[0])
+			wantUnprovable(t, dir, heads, 2, opts)
+		})
+	}
+	t.Run("but a folder that cannot be read is an error", func(t *testing.T) {
+		dir, opts := t.TempDir(), withKey(t)
+		_, heads := history(t, dir, opts)
+		if text, err := Answer(filepath.Join(dir, "nowhere"), heads[len(heads)-1], 2, opts.Verifier); err == nil {
+			t.Errorf("%s", text)
+		}
+		if text, err := Answer(dir, []byte("no head"), 2, opts.Verifier); err == nil {
+			t.Errorf("%s", text)
 		}
 	})
+}
+
+// edit replaces the first of what is in a file.
+func edit(t *testing.T, path, from, to string) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	try(t, err)
+	if !strings.Contains(string(text), from) {
+		t.Fatalf("%s has no %s", path, from)
+	}
+	try(t, os.WriteFile(path, []byte(strings.Replace(string(text), from, to, 1)), 0o600))
 }

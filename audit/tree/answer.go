@@ -15,6 +15,7 @@ const (
 	MaxAnswer = 16 << 10
 
 	answerTitle = "sekisho audit head v1"
+	noPath      = "unprovable" // stands where the path would
 )
 
 var (
@@ -26,11 +27,15 @@ var (
 	// ErrPruned is that of a server which says that retention took records
 	// that the old head is of, so that it cannot prove more.
 	ErrPruned = errors.New("what the old head is of has been removed by retention")
+	// ErrUnprovable is that of a log which does not lead to its own head, and
+	// of a server which says so: the records on its disk are others than those
+	// that it has signed.
+	ErrUnprovable = errors.New("the log on the disk of the server is not the one that its head is of")
 )
 
 // FormatAnswer answers somebody who asks for the newest head and has one of
 // from records, 0 for none. Hashes of the tree are read from r, and a proof
-// that would not hold is an error: it would raise an alarm. To one who has
+// that would not hold is an error that wraps ErrUnprovable. To one who has
 // more records than the head no proof can be given: the answer is the head
 // alone.
 //
@@ -64,11 +69,29 @@ func proveTree(h Head, from uint64, r tlog.HashReader) ([]Hash, error) {
 	if err != nil {
 		return nil, err
 	}
-	return path, tlog.CheckTree(path, int64(h.Size), h.Root, int64(from), old)
+	if err := tlog.CheckTree(path, int64(h.Size), h.Root, int64(from), old); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnprovable, err)
+	}
+	return path, nil
+}
+
+// FormatUnprovable is FormatAnswer where no path can be made of the records
+// that are there. It has the line "unprovable" in its place. Who asks is to
+// know that, rather than get no answer as from a server that is down.
+func FormatUnprovable(head []byte, from uint64) ([]byte, error) {
+	h, err := PeekHead(head)
+	if err != nil {
+		return nil, err
+	}
+	if from == 0 || from >= h.Size {
+		return nil, fmt.Errorf("from %d to %d records there is nothing to prove", from, h.Size)
+	}
+	return append(fmt.Appendf(nil, "%s\nfrom %d\n%s\n%s\n", answerTitle, from, noPath, headTitle), head...), nil
 }
 
 // FormatPruned is FormatAnswer where the path would need records that
-// retention took: those before pruned.
+// retention took: those before pruned. It has the line "pruned 900" in its
+// place.
 func FormatPruned(head []byte, from, pruned uint64) ([]byte, error) {
 	h, err := PeekHead(head)
 	if err != nil {
@@ -83,8 +106,8 @@ func FormatPruned(head []byte, from, pruned uint64) ([]byte, error) {
 // CheckAnswer returns the head in text, and the text of that head as it was
 // signed, to be kept. With the head that the asker has, and has asked from, it
 // makes sure that the log has only grown since then. Errors are
-// ErrInconsistent, ErrRollback, ErrPruned and those of OpenHead; with the
-// first three, head and raw are returned too, as evidence.
+// ErrInconsistent, ErrRollback, ErrPruned, ErrUnprovable and those of OpenHead;
+// with the first four, head and raw are returned too, as evidence.
 func CheckAnswer(text []byte, keys []note.Verifier, old *Head) (h Head, raw []byte, err error) {
 	a, err := readAnswer(text)
 	if err != nil {
@@ -110,6 +133,9 @@ func (a answer) check(h, have Head) error {
 		return fmt.Errorf("%w: %d records were signed at %s, and now %d", ErrRollback, have.Size, have.Time.Format(time.RFC3339), h.Size)
 	case a.pruned != 0:
 		return fmt.Errorf("%w: it is of %d records, and those before %d are gone", ErrPruned, have.Size, a.pruned)
+	case a.unprovable:
+		return fmt.Errorf("%w: it cannot prove that %d records, signed at %s, are the beginning of the %d that were signed at %s",
+			ErrUnprovable, have.Size, have.Time.Format(time.RFC3339), h.Size, h.Time.Format(time.RFC3339))
 	case have.Size == 0:
 		return nil // every log begins with an empty one
 	case tlog.CheckTree(a.path, int64(h.Size), h.Root, int64(have.Size), have.Root) != nil:
@@ -121,10 +147,11 @@ func (a answer) check(h, have Head) error {
 
 // An answer is one as it stands in a text, with nothing checked.
 type answer struct {
-	from   uint64
-	path   []Hash
-	pruned uint64 // 0: nothing that is needed is missing
-	head   []byte
+	from       uint64
+	path       []Hash
+	pruned     uint64 // 0: nothing that is needed is missing
+	unprovable bool
+	head       []byte
 }
 
 func readAnswer(text []byte) (a answer, err error) {
@@ -152,11 +179,14 @@ func readAnswer(text []byte) (a answer, err error) {
 	if line, err = l.next(); err != nil {
 		return a, err
 	}
-	if number, ok := strings.CutPrefix(line, "pruned "); ok {
-		if a.pruned, err = parseSize(number); err != nil {
-			return a, err
+	number, pruned := strings.CutPrefix(line, "pruned ")
+	if a.unprovable = line == noPath; a.unprovable || pruned {
+		if pruned {
+			if a.pruned, err = parseSize(number); err != nil {
+				return a, err
+			}
 		}
-		if a.pruned <= a.from || a.from == 0 || len(a.path) > 0 {
+		if a.from == 0 || len(a.path) > 0 || pruned && a.pruned <= a.from {
 			return a, l.malformed("%q where nothing is missing", line)
 		}
 		if line, err = l.next(); err != nil {

@@ -68,8 +68,13 @@ func TestAnswerThatWouldNotHoldIsNotMade(t *testing.T) {
 	other := slices.Clone(d)
 	other[0] = "other"
 	for name, r := range map[string]tlog.HashReader{"wrong hashes": broken, "no hashes": reader(nil), "hashes of another log": reader(other)} {
-		if text, err := FormatAnswer(head, 4, r); err == nil {
-			t.Errorf("%s: %s", name, text)
+		if text, err := FormatAnswer(head, 4, r); err == nil || errors.Is(err, ErrUnprovable) != (name != "no hashes") {
+			t.Errorf("%s: %s, %v", name, text, err)
+		}
+	}
+	for _, from := range []uint64{0, 9, 10} {
+		if text, err := FormatUnprovable(head, from); err == nil {
+			t.Errorf("nothing was to be proven: %s", text)
 		}
 	}
 	if text, err := FormatPruned(head, 5, 5); err == nil {
@@ -86,6 +91,10 @@ func TestWhyAnAnswerIsRefused(t *testing.T) {
 	good := formatAnswer(head, 13, d)
 	hash := proof(13, d)[0].String()
 	pruned, err := FormatPruned(head, 13, 15)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unprovable, err := FormatUnprovable(head, 13)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,6 +119,16 @@ func TestWhyAnAnswerIsRefused(t *testing.T) {
 		"retention of more than there is": {strings.Replace(string(pruned), "pruned 15", "pruned 99", 1), v, old, ErrPruned, true},
 		"retention of what is not asked":  {strings.Replace(string(pruned), "pruned 15", "pruned 13", 1), v, old, ErrMalformed, false},
 		"retention, asked from none":      {strings.Replace(string(pruned), "from 13", "from 0", 1), v, nil, ErrMalformed, false},
+		"it cannot be proven":             {string(unprovable), v, old, ErrUnprovable, true},
+		"unprovable, of a shorter log":    {strings.Replace(formatAnswer(head, 21, d), "from 21\n", "from 21\nunprovable\n", 1), v, &Head{Size: 21}, ErrRollback, true},
+		"unprovable, and of another key":  {string(unprovable), otherV, old, ErrForeignKey, false},
+		"unprovable, and a path":          {strings.Replace(good, "head\nbastion", "unprovable\nhead\nbastion", 1), v, old, ErrMalformed, false},
+		"unprovable, then a path":         {strings.Replace(good, "from 13\n", "from 13\nunprovable\n", 1), v, old, ErrMalformed, false},
+		"unprovable, and retention":       {strings.Replace(string(pruned), "pruned 15\n", "unprovable\npruned 15\n", 1), v, old, ErrMalformed, false},
+		"retention, and unprovable":       {strings.Replace(string(pruned), "pruned 15\n", "pruned 15\nunprovable\n", 1), v, old, ErrMalformed, false},
+		"unprovable twice":                {strings.Replace(string(unprovable), "unprovable\n", "unprovable\nunprovable\n", 1), v, old, ErrMalformed, false},
+		"unprovable with more words":      {strings.Replace(string(unprovable), "unprovable", "unprovable 13", 1), v, old, ErrMalformed, false},
+		"unprovable, asked from none":     {strings.Replace(string(unprovable), "from 13", "from 0", 1), v, nil, ErrMalformed, false},
 		"another key":                     {good, otherV, old, ErrForeignKey, false},
 		"a head that is not signed":       {strings.Replace(good, "\n20\n", "\n21\n", 1), v, old, ErrSignature, false},
 		"an answer to somebody else":      {formatAnswer(head, 12, d), v, old, ErrMalformed, false},
@@ -144,6 +163,11 @@ func FuzzCheckAnswer(f *testing.F) {
 	f.Add(formatAnswer(head, 13, d))
 	f.Add(formatAnswer(head, 0, d))
 	f.Add(string(pruned))
+	unprovable, err := FormatUnprovable(head, 13)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(string(unprovable))
 	f.Fuzz(func(t *testing.T, in string) {
 		for _, old := range []*Head{old, nil} {
 			from := 0

@@ -14,7 +14,7 @@ import (
 )
 
 // scriptAnswer writes what a server with the log key would answer to audit head:
-// answer KEY FILE size=20 from=13 [other=3] [age=1h] [pruned=15].
+// answer KEY FILE size=20 from=13 [other=3] [age=1h] [pruned=15] [unprovable=1].
 // With other, the record of that number is another one.
 func scriptAnswer(ts *testscript.TestScript, neg bool, args []string) {
 	log := newScriptLog(ts, args)
@@ -23,6 +23,8 @@ func scriptAnswer(ts *testscript.TestScript, neg bool, args []string) {
 	var err error
 	if pruned := log.number("pruned"); pruned > 0 {
 		text, err = tree.FormatPruned(log.head, from, uint64(pruned))
+	} else if log.number("unprovable") > 0 {
+		text, err = tree.FormatUnprovable(log.head, from)
 	} else {
 		text, err = tree.FormatAnswer(log.head, from, log)
 	}

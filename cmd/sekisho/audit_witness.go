@@ -133,6 +133,7 @@ func whyNot(err error) string {
 		{tree.ErrForeignKey, "the log is signed with a foreign key"},
 		{tree.ErrSignature, "the head is forged or damaged"},
 		{tree.ErrPruned, "the head that is kept here can be proven no more"},
+		{tree.ErrUnprovable, "the log was changed on the disk of the server"},
 		{errStale, "the newest head is too old"},
 	} {
 		if errors.Is(err, why.err) {
