@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -28,7 +30,12 @@ func newAuditWitness(std stdio) *cobra.Command {
 		Long: `Witness is for cron on an auditor's machine. It asks the server for the newest
 signed head of its log by ssh, makes sure that the log only grew since the head
 that is kept in FILE, and keeps the new one there. The first head is kept as it
-comes. Heads of before are in FILE.history.
+comes. Heads of before are in FILE.history, and should FILE be lost, the last of
+them is the one that is kept: to begin anew, move both away.
+
+The server signs a fresh head for each asking, so one that is older than --max-age
+is an alarm, even if the log is quiet. That its time is before that of the kept
+head, by more than a minute, is a warning: the server's clock may have been set.
 
 The exit status is 0 if all is well, 4 if the server could not be asked, and 3 if
 the log is not what it was: rewritten, shortened, signed with another key, or no
@@ -64,17 +71,43 @@ head is in FILE.alarm-TIME.`,
 	f := cmd.Flags()
 	f.StringArrayVar(&given, "key", nil, "the `public` log key or a file of it; may be given several times")
 	f.StringVar(&w.state, "state", "", "the `file` that the newest head is kept in")
-	f.DurationVar(&w.maxAge, "max-age", 0, "the greatest `age` of the newest head, such as 1h (default: any)")
+	w.maxAge = ageLimit(24 * time.Hour)
+	f.Var(&w.maxAge, "max-age", "the greatest `age` of the newest head, such as 1h, or off")
 	f.StringVar(&w.ssh, "ssh", "ssh", "the `program` to ask with")
 	f.DurationVar(&w.timeout, "timeout", time.Minute, "how long asking may take")
 	return cmd
+}
+
+// An ageLimit is a flag. 0 is none.
+type ageLimit time.Duration
+
+func (a *ageLimit) Type() string { return "duration" }
+
+func (a *ageLimit) String() string {
+	if *a == 0 {
+		return "off"
+	}
+	return brief(time.Duration(*a))
+}
+
+func (a *ageLimit) Set(text string) error {
+	if text == "off" {
+		*a = 0
+		return nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return errors.New("it is neither a time, such as 1h, nor off")
+	}
+	*a = ageLimit(d)
+	return nil
 }
 
 // A witness is one run of the command.
 type witness struct {
 	keys        []note.Verifier
 	state       string
-	maxAge      time.Duration // 0: any
+	maxAge      ageLimit
 	ssh         string
 	sshArgs     []string
 	destination string
@@ -92,8 +125,17 @@ func (w *witness) run(ctx context.Context, std stdio) error {
 	}
 	defer unlock()
 	old, oldText, err := w.kept()
+	lost := err == nil && old == nil
+	if lost {
+		old, oldText, err = w.remembered()
+		lost = old != nil
+	}
 	if err != nil {
 		return err
+	}
+	if lost {
+		fmt.Fprintf(std.err, "sekisho: warning: %s is missing: the last head of %s is taken for it: %s, signed at %s\n",
+			w.state, w.history(), manyRecords(old.Size), old.Time.Format(time.RFC3339))
 	}
 	from := uint64(0)
 	if old != nil {
@@ -105,7 +147,7 @@ func (w *witness) run(ctx context.Context, std stdio) error {
 	}
 	now := time.Now()
 	h, text, err := tree.CheckAnswer(answer, w.keys, old)
-	if err == nil && w.maxAge > 0 && now.Sub(h.Time).Abs() > w.maxAge {
+	if err == nil && w.maxAge > 0 && now.Sub(h.Time).Abs() > time.Duration(w.maxAge) {
 		err = fmt.Errorf("%w: it was signed at %s", errStale, h.Time.Format(time.RFC3339))
 	}
 	switch why := whyNot(err); {
@@ -115,10 +157,10 @@ func (w *witness) run(ctx context.Context, std stdio) error {
 		return &graveError{failure{fmt.Errorf("the answer of %s is none: %w", printable(w.destination), err),
 			"the log was not checked; see what " + w.command(from) + " prints"}, exitUnasked}
 	}
-	if err := w.keep(h, text, old, oldText); err != nil {
+	if err := w.keep(h, text, old, oldText, lost); err != nil {
 		return failf("the log is well, but the next run compares with what was kept before", "the new head could not be kept: %v", err)
 	}
-	w.tell(std, h, old, now)
+	w.tell(std, h, old)
 	return nil
 }
 
@@ -168,10 +210,56 @@ func (w *witness) kept() (*tree.Head, []byte, error) {
 	}
 	h, err := tree.OpenHead(text, w.keys...)
 	if err != nil {
-		return nil, nil, failf("the file holds one signed head, and older ones are in "+w.state+".history; without it the log is trusted anew",
+		return nil, nil, failf("the file holds one signed head, and older ones are in "+w.history()+"; without it the log is trusted anew",
 			"%s is not a head that was kept: %w", w.state, err)
 	}
 	return &h, text, nil
+}
+
+// history is the file with the heads of before.
+func (w *witness) history() string { return w.state + ".history" }
+
+// remembered reads the last head of the history, for when that of the last run
+// is missing: who has removed one file is not to be trusted anew. If there is no
+// history, this is the first run.
+func (w *witness) remembered() (*tree.Head, []byte, error) {
+	hint := "nothing is trusted anew while it is there: put a head that was kept into " + w.state + ", or move " + w.history() + " away to begin anew"
+	text, err := lastBytes(w.history(), tree.MaxHead)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, failf(hint, "%s is missing, and %s cannot be read: %v", w.state, w.history(), reason(err))
+	}
+	// What stands before the last head ends in an empty line, and a head has
+	// another one before its signature.
+	last := bytes.TrimSuffix(text, []byte("\n"))
+	if i := bytes.LastIndex(last, []byte("\n\n")); i >= 0 {
+		last = last[bytes.LastIndex(last[:i], []byte("\n\n"))+1:]
+		last = bytes.TrimPrefix(last, []byte("\n"))
+	}
+	h, err := tree.OpenHead(last, w.keys...)
+	if err != nil {
+		return nil, nil, failf(hint, "%s is missing, and the last head of %s is none: %w", w.state, w.history(), err)
+	}
+	return &h, last, nil
+}
+
+// lastBytes returns the last bytes of a regular file, so many at most.
+func lastBytes(path string, most int64) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("it is not a regular file")
+	}
+	return io.ReadAll(io.NewSectionReader(f, max(info.Size()-most, 0), most))
 }
 
 // ask returns what the server answers to somebody with a head of from records.
@@ -237,14 +325,15 @@ func (b *bounded) Write(p []byte) (int, error) {
 }
 
 // keep puts the head into the place of the one that was kept. The history,
-// which has one of each size, is first: it is to miss none.
-func (w *witness) keep(h tree.Head, text []byte, old *tree.Head, oldText []byte) error {
-	if string(text) == string(oldText) {
+// which has one of each size, is first: it is to miss none. lost is that the
+// kept one is nowhere else.
+func (w *witness) keep(h tree.Head, text []byte, old *tree.Head, oldText []byte, lost bool) error {
+	if !lost && string(text) == string(oldText) {
 		return nil
 	}
 	if old == nil || h.Size != old.Size {
 		// The empty line before it ends what a full disk may have left.
-		if err := appendFile(w.state+".history", append([]byte("\n"), text...)); err != nil {
+		if err := appendFile(w.history(), append([]byte("\n"), text...)); err != nil {
 			return err
 		}
 	}
@@ -300,11 +389,16 @@ func (w *witness) saveAlarm(path string, answer []byte) error {
 	return writeNew(filepath.Dir(path), []newFile{{filepath.Base(path), answer, 0o600}})
 }
 
-func (w *witness) tell(std stdio, h tree.Head, old *tree.Head, now time.Time) {
+func (w *witness) tell(std stdio, h tree.Head, old *tree.Head) {
 	if old == nil {
 		fmt.Fprintf(std.out, "%s: the first head is kept: %s, signed at %s; from now on the log is watched; what was changed before that is not seen\n",
 			h.Origin, manyRecords(h.Size), h.Time.Format(time.RFC3339))
 		return
+	}
+	// A clock that is set is no change of the log, whose sizes only grow.
+	if old.Time.Sub(h.Time) > time.Minute {
+		fmt.Fprintf(std.err, "sekisho: warning: the clock of %s went back: its head was signed at %s, and the one before it at %s\n",
+			printable(w.destination), h.Time.Format(time.RFC3339), old.Time.Format(time.RFC3339))
 	}
 	fmt.Fprintf(std.out, "%s: all is well: %s, %d more than at %s, signed at %s\n",
 		h.Origin, manyRecords(h.Size), h.Size-old.Size, old.Time.Format(time.RFC3339), h.Time.Format(time.RFC3339))
