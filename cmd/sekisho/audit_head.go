@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -40,8 +41,16 @@ grown since then. sekisho audit witness asks for it over SSH, and checks it.`,
 			if err != nil {
 				return failf("sekisho audit verify tells what is wrong with a log", "%w", err)
 			}
-			_, err = std.out.Write(answer)
-			return err
+			if _, err := std.out.Write(answer); err != nil {
+				return err
+			}
+			// The answer is the same as ever, since whoever asks judges by the
+			// signed head in it.
+			if h, err := tree.PeekHead(head); err == nil && h.Size < from {
+				fmt.Fprintf(std.err, "sekisho: warning: the newest head is of %s, fewer than the %d of yours: the log has become shorter, or yours is of another one\n",
+					manyRecords(h.Size), from)
+			}
+			return nil
 		},
 	}
 	p.addKeyed(cmd)

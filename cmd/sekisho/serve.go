@@ -178,8 +178,9 @@ func start(s *setup, log *logrus.Logger) (*service, error) {
 		if svc.metrics != nil {
 			svc.metrics.listener.Close()
 		}
-		svc.record(audit.Record{Type: audit.ServerStop, Reason: "failed", Detail: err.Error()})
-		return nil, errors.Join(err, book.Close())
+		return nil, errors.Join(err, endLog(log, recordTime, func() error {
+			return svc.record(audit.Record{Type: audit.ServerStop, Reason: "failed", Detail: err.Error()})
+		}, book.Close))
 	}
 	return svc, nil
 }
