@@ -42,13 +42,16 @@ type keeper struct {
 	proven bool              // what the file pruned says was compared with the log
 	told   string            // the last warning
 
+	checked map[string]bool // packed segments that were read to the end in this run, by stem
+	readTo  uint64          // those before it were, for what is about to be taken away
+
 	hurry bool      // no pauses
 	done  int       // bytes since the last pause
 	since time.Time // when that was
 }
 
 func newKeeper(l *Log, ctx context.Context) *keeper {
-	return &keeper{log: l, ctx: ctx, pieces: map[string]*Index{}, bad: map[string]bool{}, since: time.Now()}
+	return &keeper{log: l, ctx: ctx, pieces: map[string]*Index{}, bad: map[string]bool{}, checked: map[string]bool{}, since: time.Now()}
 }
 
 // keep starts the keeper.
@@ -77,6 +80,8 @@ func (k *keeper) run() {
 			wait, pause = pause, min(2*pause, keepEvery)
 		case k.waits:
 			wait = 2 * k.log.opts.headPause
+		case k.check():
+			wait = 0 // one at a time: what is closed meanwhile comes first
 		default:
 			k.told, pause = "", keepAgain
 		}
@@ -132,24 +137,62 @@ func (k *keeper) round() error {
 	if err != nil {
 		return err
 	}
-	var failed []error
+	failed := []error{k.begins(closed)}
 	for _, p := range closed {
 		if err := k.ready(); err != nil {
 			return err
 		}
-		err := k.keep(p)
-		if damage, ok := errors.AsType[*damage](err); ok {
-			k.bad[p.stem()] = true
-			k.warn("a segment of the audit log is damaged: it is left as it is, and neither packed nor taken away",
-				damage.error, map[string]any{"segment": p.path})
-			err = nil
-		}
+		err := k.tolerate(p, k.keep(p))
 		if failed = append(failed, err); errors.Is(err, syscall.ENOSPC) {
 			break // it would be the same with the next
 		}
 	}
 	// It gives room, too.
 	return errors.Join(append(failed, k.retain())...)
+}
+
+// tolerate tells of an error that is a damage of the piece, which is left alone
+// from then on, and returns any other.
+func (k *keeper) tolerate(p piece, err error) error {
+	damage, ok := errors.AsType[*damage](err)
+	if !ok {
+		return err
+	}
+	k.bad[p.stem()] = true
+	k.warn("a segment of the audit log is damaged: it is left as it is, and neither packed nor taken away",
+		damage.error, map[string]any{"segment": p.path})
+	return nil
+}
+
+// begins returns an error unless the pieces begin where retention ended.
+func (k *keeper) begins(closed []piece) error {
+	gone, err := readPruned(k.log.dir)
+	if err != nil || len(closed) == 0 || closed[0].first <= gone.Next() {
+		return err
+	}
+	return fmt.Errorf("audit: records %d to %d are missing before %s, and were not taken away by the log", gone.Next(), closed[0].first-1, closed[0].path)
+}
+
+// check reads one packed segment that was not read to its end in this run, and
+// tells of damage: what nobody reads would be found out when it is too late. It
+// reports whether there may be another.
+func (k *keeper) check() bool {
+	closed, err := k.closed()
+	if err != nil {
+		return false // as the next round will say
+	}
+	for _, p := range closed {
+		stem := p.stem()
+		if !p.packed || p.void() || k.bad[stem] || k.checked[stem] {
+			continue
+		}
+		k.checked[stem] = true
+		if err := k.tolerate(p, k.examine(p)); err != nil && k.ready() == nil {
+			k.warn("a segment of the audit log cannot be read", err, map[string]any{"segment": p.path})
+		}
+		return true
+	}
+	return false
 }
 
 // closed returns the pieces that the writer has done with: those before the one
@@ -182,8 +225,8 @@ func (k *keeper) keep(p piece) error {
 	case p.void():
 		return k.drop(p)
 	case p.packed:
-		if k.log.opts.Signer == nil || k.pieces[stem] != nil {
-			return nil
+		if err := k.glance(p); err != nil || k.log.opts.Signer == nil {
+			return err
 		}
 		_, err := k.summary(p)
 		return err

@@ -153,9 +153,7 @@ func (k *keeper) compare(p piece, path string, x *Index) error {
 			return err
 		}
 	}
-	is, _ := got.MarshalText()
-	want, _ := x.tree.MarshalText()
-	if !bytes.Equal(is, want) {
+	if !sameRange(got, x.tree) {
 		return errors.New("what was packed is not what was read")
 	}
 	return nil
@@ -206,6 +204,47 @@ func (k *keeper) summary(p piece) (*Index, error) {
 		return nil, fmt.Errorf("audit: index %s: %w", p.path, err)
 	}
 	return k.pieces[p.stem()], nil
+}
+
+// glance finds out what shows of a packed piece without reading it.
+func (k *keeper) glance(p piece) error {
+	info, err := os.Stat(p.path)
+	if err != nil {
+		return fmt.Errorf("audit: look at a segment: %w", err)
+	}
+	if info.Size() == 0 {
+		return &damage{fmt.Errorf("%s is empty", p.path)}
+	}
+	if x := k.pieces[p.stem()]; x != nil && x.Next() != p.limit {
+		return &damage{fmt.Errorf("%s: records %d to %d are missing after it", p.path, x.Next(), p.limit-1)}
+	}
+	return nil
+}
+
+// examine reads a packed piece and returns a damage unless its records are
+// those of its index.
+func (k *keeper) examine(p piece) error {
+	err := k.glance(p)
+	var x, got *Index
+	if err == nil {
+		x, err = k.summary(p)
+	}
+	if err == nil {
+		got, err = k.read(p, nil)
+	}
+	if err != nil {
+		return err
+	}
+	if !sameRange(got.tree, x.tree) {
+		return &damage{fmt.Errorf("%s: its records are not those that it was packed with", p.path)}
+	}
+	return nil
+}
+
+func sameRange(a, b tree.Range) bool {
+	is, err := a.MarshalText()
+	want, err2 := b.MarshalText()
+	return err == nil && err2 == nil && bytes.Equal(is, want)
 }
 
 // thin leaves of the heads beside a piece the last one of each minute.

@@ -20,7 +20,9 @@ import (
 //	the files of these segments, which nobody looks at from then on; what
 //	           a crash leaves of them is removed at the next start
 //
-// Only segments go that are packed and not damaged. A forward that runs is to
+// Only segments go that are packed and not damaged, which is why each is read
+// once more before: one whose records are not those of its index is evidence.
+// Nothing goes from the first damaged one on. A forward that runs is to
 // stay explained: some record that tells all about it must be left, which is
 // its forward.open or the newest of its forward.progress. So it holds up
 // retention no longer than until it is recorded the next time, or, where
@@ -57,10 +59,32 @@ func (k *keeper) retain() error {
 		return err
 	}
 	d, err := k.due(gone, closed)
-	if err != nil || d == nil {
-		return err
+	for err == nil && d != nil {
+		var sound bool
+		if sound, err = k.sound(d, gone, closed); sound {
+			return k.prune(d, gone, closed)
+		}
+		if err == nil {
+			d, err = k.due(gone, closed) // up to the damage
+		}
 	}
-	return k.prune(d, gone, closed)
+	return err
+}
+
+// sound reads what is to go: where it was damaged, or changed, it is the
+// evidence of that, and stays. What was read for an attempt that failed is not
+// read again.
+func (k *keeper) sound(d *pruning, gone tree.Range, closed []piece) (bool, error) {
+	for _, p := range closed {
+		if p.void() || p.limit > d.next || p.limit <= max(k.readTo, gone.Next()) {
+			continue
+		}
+		if err := k.tolerate(p, k.examine(p)); err != nil || k.bad[p.stem()] {
+			return false, err
+		}
+		k.readTo = p.limit
+	}
+	return true, nil
 }
 
 // due returns what is to go; nil if there is nothing.
@@ -162,7 +186,7 @@ func (k *keeper) prune(d *pruning, gone tree.Range, closed []piece) error {
 	if err != nil {
 		return fmt.Errorf("audit: take away old records: %w", err)
 	}
-	k.proven = true
+	k.proven, k.readTo = true, 0
 	return k.sweep(d.tree)
 }
 

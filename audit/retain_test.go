@@ -3,6 +3,7 @@ package audit
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net/netip"
 	"os"
@@ -285,10 +286,15 @@ func TestRetention(t *testing.T) {
 		keepNow(t, l)
 		lie := indexOf(0, opened("f1"), opened("f2"))
 		try(t, os.WriteFile(filepath.Join(dir, stem(0, 0)+indexEnd), must2(lie.sign(opts.Signer)), 0o600))
-		l.opts.RetainAge = time.Hour
-		if err := keeperOf(l).round(); err == nil || !strings.Contains(err.Error(), "no records are taken away") {
+		d := &pruning{next: 2, segments: 1, tree: lie.tree}
+		k := keeperOf(l)
+		try(t, k.round())
+		if err := k.prune(d, tree.NewRange(0), must2(k.closed())); err == nil || !strings.Contains(err.Error(), "no records are taken away") {
 			t.Error(err)
 		}
+		l.opts.RetainAge = time.Hour
+		try(t, k.round()) // which finds out before
+		same(t, k.bad[stem(0, 0)], true)
 		same(t, len(readLeft(t, dir)), len(old)+1)
 	})
 	t.Run("removes nothing on the word of a file that no record confirms", func(t *testing.T) {
@@ -365,6 +371,98 @@ func TestWhatRetentionLeftIsRemovedLater(t *testing.T) {
 	for _, name := range names(t, dir) {
 		if first, _, ok := ofSegment(name); ok && first < 4 {
 			t.Errorf("%s is left", name)
+		}
+	}
+}
+
+// alter changes a packed segment, and its index knows nothing of it.
+func alter(t *testing.T, path, from, to string) {
+	t.Helper()
+	p, ok := parsePieceName(filepath.Base(path))
+	if p.path = path; !ok || !p.packed {
+		t.Fatal(path)
+	}
+	s := must2(p.open())
+	defer s.Close()
+	text := must2(io.ReadAll(s))
+	if !strings.Contains(string(text), from) {
+		t.Fatalf("%q is not in %s", from, text)
+	}
+	try(t, os.WriteFile(path, zip([]byte(strings.ReplaceAll(string(text), from, to))), 0o600))
+}
+
+func TestRetentionLeavesEvidence(t *testing.T) {
+	opts := withKey(t)
+	for name, tt := range map[string]struct {
+		harm func(t *testing.T, dir string)
+		left uint64 // seq of the first record that stays
+		want string
+	}{
+		"of an edit": {func(t *testing.T, dir string) {
+			alter(t, filepath.Join(dir, stem(2, 0)+packedEnd), `"b"`, `"X"`)
+		}, 2, "are not those that it was packed with"},
+		"of an emptied file": {func(t *testing.T, dir string) {
+			try(t, os.Truncate(filepath.Join(dir, stem(2, 0)+packedEnd), 0))
+		}, 2, "is empty"},
+		"of a file that is missing": {func(t *testing.T, dir string) {
+			try(t, os.Remove(filepath.Join(dir, stem(2, 0)+packedEnd)))
+		}, 0, "records 2 to 3 are missing after it"},
+		"of a file that is missing at the beginning": {func(t *testing.T, dir string) {
+			try(t, os.Remove(filepath.Join(dir, stem(0, 0)+packedEnd)))
+		}, 2, "records 0 to 1 are missing before"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, _ := oldLog(t, opts, "a", "b", "c")
+			var told strings.Builder
+			o := opts
+			o.Warn = func(text string, fields map[string]any) { fmt.Fprintln(&told, text, fields) }
+			o.now = aged(o).now
+			l := open(t, dir, o)
+			mustNote(t, l, "d")
+			signedAll(t, l)
+			keepNow(t, l)
+			k := keeperOf(l)
+			try(t, k.round()) // it knows them as they were
+			tt.harm(t, dir)
+			l.opts.RetainAge = time.Hour
+			if err := k.round(); err != nil {
+				fmt.Fprintln(&told, err)
+			}
+			k.round()
+			if _, all, err := survey(dir); err != nil || all[0].first != tt.left {
+				t.Errorf("the first that is left is %d: %v", all[0].first, err)
+			}
+			if strings.Count(told.String(), tt.want) != 1 {
+				t.Errorf("told: %s", told.String())
+			}
+		})
+	}
+}
+
+func TestEachPackedSegmentIsReadOnceInARun(t *testing.T) {
+	for _, opts := range []Options{withKey(t), {}} {
+		dir, _ := oldLog(t, opts, "a", "b", "c")
+		var told strings.Builder
+		opts.Warn = func(text string, fields map[string]any) { fmt.Fprintln(&told, text, fields) }
+		l := open(t, dir, opts)
+		mustNote(t, l, "d")
+		signedAll(t, l)
+		keepNow(t, l)
+		k := keeperOf(l)
+		try(t, k.round())
+		if opts.Signer == nil { // only what it has seen itself
+			for _, p := range must2(k.closed()) {
+				must2(k.summary(p))
+			}
+		}
+		alter(t, filepath.Join(dir, stem(4, 0)+packedEnd), `"c"`, `"X"`)
+		n := 0
+		for k.check() {
+			n++
+		}
+		same(t, n, 3)
+		if strings.Count(told.String(), "are not those that it was packed with") != 1 || !strings.Contains(told.String(), stem(4, 0)) {
+			t.Errorf("told: %s", told.String())
 		}
 	}
 }
