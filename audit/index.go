@@ -31,6 +31,7 @@ import (
 //	time 2026-11-22T01:02:03.123456Z 2026-11-22T23:59:58.000001Z
 //	run 01J…
 //	bytes 412345 of which 1234 are failed logins
+//	packed 23456 without failed logins
 //	range 812 1630 hash hash …
 //	filter base64
 //
@@ -41,6 +42,7 @@ type Index struct {
 	run      string
 	bytes    uint64 // of the lines, with their newlines
 	failed   uint64 // of those about failed logins
+	packed   uint64 // bytes that the others take when they are packed by themselves
 	tree     tree.Range
 	filter   filter
 }
@@ -74,6 +76,10 @@ func (x *Index) Bytes() uint64 { return x.bytes }
 
 // Failed is how much of Bytes is of records about failed logins.
 func (x *Index) Failed() uint64 { return x.failed }
+
+// Packed is how many bytes the records take that are not about failed logins,
+// packed by themselves.
+func (x *Index) Packed() uint64 { return x.packed }
 
 // Range is the part of the log's tree over the records.
 func (x *Index) Range() tree.Range { return x.tree.Clone() }
@@ -251,6 +257,7 @@ func (x *Index) text() string {
 	fmt.Fprintln(&b, "time", x.from.UTC().Format(timeLayout), x.to.UTC().Format(timeLayout))
 	fmt.Fprintln(&b, "run", x.run)
 	fmt.Fprintln(&b, "bytes", x.bytes, "of which", x.failed, "are failed logins")
+	fmt.Fprintln(&b, "packed", x.packed, "without failed logins")
 	fmt.Fprintf(&b, "range %s\n", hashes)
 	fmt.Fprintf(&b, "filter %s\n", base64.StdEncoding.EncodeToString(x.filter))
 	return b.String()
@@ -317,9 +324,9 @@ func readIndex(text []byte) (*Index, *note.Note, error) {
 }
 
 func parseIndex(text string) (*Index, error) {
-	var field [6]string
+	var field [7]string
 	rest, ok := strings.CutPrefix(text, indexTitle+"\n")
-	for i, name := range []string{"records", "time", "run", "bytes", "range", "filter"} {
+	for i, name := range []string{"records", "time", "run", "bytes", "packed", "range", "filter"} {
 		var line string
 		if ok {
 			line, rest, ok = strings.Cut(rest, "\n")
@@ -333,7 +340,7 @@ func parseIndex(text string) (*Index, error) {
 	}
 	var x Index
 	var err error
-	if x.tree, err = tree.ParseRange([]byte(field[4])); err != nil {
+	if x.tree, err = tree.ParseRange([]byte(field[5])); err != nil {
 		return nil, badIndex("%v", err)
 	}
 	from, to, _ := strings.Cut(field[1], " ")
@@ -350,7 +357,10 @@ func parseIndex(text string) (*Index, error) {
 	if err := cmp.Or(err1, err2); err != nil || x.failed > x.bytes {
 		return nil, badIndex("%.80q is not a number of bytes", field[3])
 	}
-	if x.filter, err = base64.StdEncoding.Strict().DecodeString(field[5]); err != nil {
+	if x.packed, err = strconv.ParseUint(strings.TrimSuffix(field[4], " without failed logins"), 10, 63); err != nil {
+		return nil, badIndex("%.80q is not a number of bytes", field[4])
+	}
+	if x.filter, err = base64.StdEncoding.Strict().DecodeString(field[6]); err != nil {
 		return nil, badIndex("the filter is not base64")
 	}
 	if size := len(x.filter); size < minFilter || size > maxFilter || size&(size-1) != 0 {

@@ -75,17 +75,12 @@ func (k *keeper) compress(p piece, path string) (x *Index, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	out := &packer{file: f}
-	z, err := zstd.NewWriter(out, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(mostWindow), zstd.WithEncoderCRC(true))
+	z, err := newPacker(&syncer{file: f})
 	if err != nil {
 		return nil, err
 	}
 	x, err = k.read(p, func(line []byte) error {
-		if _, err := z.Write(line); err != nil {
-			return err
-		}
-		_, err := z.Write([]byte("\n"))
-		return err
+		return packLine(z, line)
 	})
 	if err = errors.Join(err, z.Close()); err == nil {
 		err = f.Sync()
@@ -93,12 +88,47 @@ func (k *keeper) compress(p piece, path string) (x *Index, err error) {
 	return x, err
 }
 
+func newPacker(w io.Writer) (*zstd.Encoder, error) {
+	return zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(mostWindow), zstd.WithEncoderCRC(true))
+}
+
+func packLine(z *zstd.Encoder, line []byte) error {
+	if _, err := z.Write(line); err != nil {
+		return err
+	}
+	_, err := z.Write([]byte("\n"))
+	return err
+}
+
+// A counter counts what is written to it.
+type counter uint64
+
+func (c *counter) Write(b []byte) (int, error) {
+	*c += counter(len(b))
+	return len(b), nil
+}
+
 // read goes through a closed piece and returns its index. An error is a damage
 // if the piece is not what it should be. fn may be nil.
+//
+// What is not about failed logins is packed a second time by itself, to no
+// file: how well their text compresses, those choose who fail to log in, so
+// that their share of the packed file says nothing about the rest.
 func (k *keeper) read(p piece, fn func(line []byte) error) (*Index, error) {
 	in := newIndexer(p.first)
+	var size counter
+	z, err := newPacker(&size)
+	if err != nil {
+		return nil, err
+	}
+	defer z.Close()
 	e, err := p.scan(func(line []byte, r Record) error {
 		in.add(line, r)
+		if !r.Type.failsLogin() {
+			if err := packLine(z, line); err != nil {
+				return err
+			}
+		}
 		if fn != nil {
 			if err := fn(line); err != nil {
 				return err
@@ -112,16 +142,21 @@ func (k *keeper) read(p piece, fn func(line []byte) error) (*Index, error) {
 	if err := p.whole(e); err != nil {
 		return nil, &damage{err}
 	}
-	return in.done(), nil
+	if err := z.Close(); err != nil {
+		return nil, err
+	}
+	x := in.done()
+	x.packed = uint64(size)
+	return x, nil
 }
 
-// A packer syncs now and then.
-type packer struct {
+// A syncer syncs now and then.
+type syncer struct {
 	file
 	dirty int
 }
 
-func (w *packer) Write(b []byte) (int, error) {
+func (w *syncer) Write(b []byte) (int, error) {
 	n, err := w.file.Write(b)
 	if w.dirty += n; err == nil && w.dirty >= syncEvery {
 		w.dirty = 0
@@ -225,17 +260,25 @@ func (k *keeper) glance(p piece) error {
 // those of its index.
 func (k *keeper) examine(p piece) error {
 	err := k.glance(p)
-	var x, got *Index
+	var x *Index
 	if err == nil {
 		x, err = k.summary(p)
-	}
-	if err == nil {
-		got, err = k.read(p, nil)
 	}
 	if err != nil {
 		return err
 	}
-	if !sameRange(got.tree, x.tree) {
+	got := tree.NewRange(p.first)
+	e, err := p.scan(func(line []byte, _ Record) error {
+		got.Append(tree.Leaf(line))
+		return k.pace(len(line) + 1)
+	})
+	if err != nil {
+		return err
+	}
+	if err := p.whole(e); err != nil {
+		return &damage{err}
+	}
+	if !sameRange(got, x.tree) {
 		return &damage{fmt.Errorf("%s: its records are not those that it was packed with", p.path)}
 	}
 	return nil

@@ -30,9 +30,10 @@ import (
 //
 // RetainSize bounds what the segments take on disk; of it one SegmentSize is
 // set aside for the one that is written. Records about failed logins, which
-// strangers make, count nothing: a packed segment counts with the share of its
-// text that is about something else. Otherwise they would push out what
-// matters. How many of them there are is bounded by the server.
+// strangers make, count nothing: a packed segment counts with what its other
+// records take when they are packed by themselves, which was measured then and
+// stands in its index. Otherwise strangers would push out what matters. How
+// many of their records there are is bounded by the server.
 
 // recordTime is how long the keeper waits for its record.
 const recordTime = 10 * time.Second
@@ -89,7 +90,7 @@ func (k *keeper) sound(d *pruning, gone tree.Range, closed []piece) (bool, error
 
 // due returns what is to go; nil if there is nothing.
 func (k *keeper) due(gone tree.Range, closed []piece) (*pruning, error) {
-	var total float64
+	var total int64
 	for _, p := range closed {
 		size, err := k.counted(p)
 		if err != nil {
@@ -98,7 +99,7 @@ func (k *keeper) due(gone tree.Range, closed []piece) (*pruning, error) {
 		total += size
 	}
 	o := &k.log.opts
-	room := float64(max(o.RetainSize-o.SegmentSize, o.RetainSize/2))
+	room := max(o.RetainSize-o.SegmentSize, o.RetainSize/2)
 	old := o.now().Add(-o.RetainAge)
 	named := k.log.oldestNamed()
 	d := pruning{tree: gone.Clone()}
@@ -137,8 +138,8 @@ func (k *keeper) due(gone tree.Range, closed []piece) (*pruning, error) {
 	return &d, nil
 }
 
-// counted is how much of the size on disk counts against RetainSize.
-func (k *keeper) counted(p piece) (float64, error) {
+// counted is how much of a segment counts against RetainSize.
+func (k *keeper) counted(p piece) (int64, error) {
 	if !p.packed || p.void() || k.bad[p.stem()] {
 		return 0, nil
 	}
@@ -146,11 +147,7 @@ func (k *keeper) counted(p piece) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	info, err := os.Stat(p.path)
-	if err != nil {
-		return 0, fmt.Errorf("audit: take away old records: %w", err)
-	}
-	return float64(info.Size()) * float64(x.bytes-x.failed) / float64(max(x.bytes, 1)), nil
+	return int64(x.packed), nil
 }
 
 // prune takes the records away.

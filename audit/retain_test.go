@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -218,6 +220,20 @@ func TestRetention(t *testing.T) {
 		keepNow(t, l)
 		if first := readLeft(t, dir)[0].Seq; first == 0 {
 			t.Error("what is not about failed logins does not count")
+		}
+	})
+	t.Run("by size counts the same however badly failed logins compress", func(t *testing.T) {
+		var sizes []int64
+		for _, failures := range []int{0, 2000} {
+			dir := t.TempDir()
+			write(t, dir, failures)
+			l := open(t, dir, Options{})
+			k := keeperOf(l)
+			try(t, k.round())
+			sizes = append(sizes, must2(k.counted(must2(list(dir))[0])))
+		}
+		if without, with := sizes[0], sizes[1]; without < 1000 || with > without+without/20 || with < without-without/20 {
+			t.Errorf("%d bytes count without failures, and %d with them", without, with)
 		}
 	})
 	t.Run("leaves a damaged segment and what comes after", func(t *testing.T) {
@@ -465,4 +481,32 @@ func TestEachPackedSegmentIsReadOnceInARun(t *testing.T) {
 			t.Errorf("told: %s", told.String())
 		}
 	}
+}
+
+// write makes a segment of the same 1000 records about forwards, and of as many
+// failed logins of random text as are asked for.
+func write(t *testing.T, dir string, failures int) {
+	t.Helper()
+	l := open(t, dir, Options{now: func() time.Time { return at }})
+	r := rand.New(rand.NewPCG(1, 2))
+	var all sync.WaitGroup
+	for range failures {
+		var b [512]byte
+		for i := range b {
+			b[i] = byte('!' + r.IntN(90))
+		}
+		all.Go(func() {
+			l.Append(t.Context(), Record{Type: AuthFail, Login: string(b[:256]), Client: string(b[256:]), Reason: "unknown_key"})
+		})
+	}
+	all.Wait()
+	for i := range 500 {
+		f := fmt.Sprint("f", i)
+		all.Go(func() {
+			l.Append(t.Context(), opened(f))
+			l.Append(t.Context(), Record{Type: ForwardClose, Forward: f, User: "bob", Reason: "closed"})
+		})
+	}
+	all.Wait()
+	try(t, l.Close())
 }
