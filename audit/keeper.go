@@ -45,13 +45,19 @@ type keeper struct {
 	checked map[string]bool // packed segments that were read to the end in this run, by stem
 	readTo  uint64          // those before it were, for what is about to be taken away
 
+	ran     func() time.Duration // for how long the keeper has, by the clock that nobody sets
+	wall    time.Time            // what the other clock said
+	wallRan time.Duration        // at this time
+	unsure  time.Duration        // that clock is not believed before this time
+
 	hurry bool      // no pauses
 	done  int       // bytes since the last pause
 	since time.Time // when that was
 }
 
 func newKeeper(l *Log, ctx context.Context) *keeper {
-	return &keeper{log: l, ctx: ctx, pieces: map[string]*Index{}, bad: map[string]bool{}, checked: map[string]bool{}, since: time.Now()}
+	began := time.Now()
+	return &keeper{log: l, ctx: ctx, ran: func() time.Duration { return time.Since(began) }, wall: l.opts.now().Round(0), pieces: map[string]*Index{}, bad: map[string]bool{}, checked: map[string]bool{}, since: began}
 }
 
 // keep starts the keeper.

@@ -28,6 +28,10 @@ import (
 // retention no longer than until it is recorded the next time, or, where
 // progress is off, until it ends.
 //
+// Age is told by the clock, as far as that agrees with the one that the system
+// counts by itself. A clock that was wrong when the log was opened, and stays
+// so, is believed.
+//
 // RetainSize bounds what the segments take on disk; of it one SegmentSize is
 // set aside for the one that is written. Records about failed logins, which
 // strangers make, count nothing: a packed segment counts with what its other
@@ -37,6 +41,14 @@ import (
 
 // recordTime is how long the keeper waits for its record.
 const recordTime = 10 * time.Second
+
+// How much the clock may be off what it should be since the keeper began, and
+// how long nothing is taken away for its age once it is more. A clock that is
+// wrong for a moment would take away what is a minute old.
+const (
+	clockDrift = time.Hour
+	clockWait  = 24 * time.Hour
+)
 
 // A pruning is what is to go: the records before next.
 type pruning struct {
@@ -100,7 +112,8 @@ func (k *keeper) due(gone tree.Range, closed []piece) (*pruning, error) {
 	}
 	o := &k.log.opts
 	room := max(o.RetainSize-o.SegmentSize, o.RetainSize/2)
-	old := o.now().Add(-o.RetainAge)
+	now, sure := k.clock()
+	old := now.Add(-o.RetainAge)
 	named := k.log.oldestNamed()
 	d := pruning{tree: gone.Clone()}
 	for _, p := range closed {
@@ -111,7 +124,7 @@ func (k *keeper) due(gone tree.Range, closed []piece) (*pruning, error) {
 		if x == nil || !p.packed || k.bad[p.stem()] || p.limit > named {
 			break
 		}
-		aged := o.RetainAge > 0 && x.to.Before(old)
+		aged := o.RetainAge > 0 && sure && x.to.Before(old)
 		if large := o.RetainSize > 0 && total > room; !aged && !large {
 			break
 		}
@@ -138,6 +151,21 @@ func (k *keeper) due(gone tree.Range, closed []piece) (*pruning, error) {
 	return &d, nil
 }
 
+// clock returns the time, and whether records may be taken away for their age
+// by it: not for clockWait after it jumped against a clock that nobody sets.
+func (k *keeper) clock() (now time.Time, sure bool) {
+	o := &k.log.opts
+	now = o.now().Round(0) // without the reading of the other clock
+	ran := k.ran()
+	drift := now.Sub(k.wall) - (ran - k.wallRan)
+	if o.RetainAge > 0 && drift.Abs() > clockDrift {
+		k.wall, k.wallRan, k.unsure = now, ran, ran+clockWait
+		k.warn("no records are taken away for their age in the next hours, since the clock was set",
+			fmt.Errorf("it was %v off what it should have been", drift.Round(time.Second)), map[string]any{"hours": int(clockWait.Hours())})
+	}
+	return now, ran >= k.unsure
+}
+
 // counted is how much of a segment counts against RetainSize.
 func (k *keeper) counted(p piece) (int64, error) {
 	if !p.packed || p.void() || k.bad[p.stem()] {
@@ -152,7 +180,7 @@ func (k *keeper) counted(p piece) (int64, error) {
 
 // prune takes the records away.
 func (k *keeper) prune(d *pruning, gone tree.Range, closed []piece) error {
-	if err := k.prove(d, closed); err != nil {
+	if ok, err := k.prove(d, closed); !ok {
 		return err
 	}
 	root, err := d.tree.Root()
@@ -200,10 +228,11 @@ func (d *pruning) detail(first uint64, o *Options) string {
 		d.next-first, segments, d.from.Format(time.RFC3339), d.to.Format(time.RFC3339), why)
 }
 
-// prove returns an error unless what will stand for the records that go comes,
-// with all that stays, to the tree that the log has grown. It cannot tell while
-// some segment is not packed.
-func (k *keeper) prove(d *pruning, closed []piece) error {
+// prove tells whether what will stand for the records that go comes, with all
+// that stays, to the tree that the log has grown. Of a segment that is not
+// packed it reads the records. It cannot tell if another segment has begun since
+// they were listed, and does not if one that stays is damaged: nothing goes then.
+func (k *keeper) prove(d *pruning, closed []piece) (ok bool, err error) {
 	whole := d.tree.Clone()
 	for _, p := range closed {
 		if p.void() || p.first < d.next {
@@ -211,10 +240,12 @@ func (k *keeper) prove(d *pruning, closed []piece) error {
 		}
 		x := k.pieces[p.stem()]
 		if x == nil {
-			return nil
+			if x, err = k.read(p, nil); err != nil {
+				return false, fmt.Errorf("audit: no records are taken away, for what stays cannot be read: %w", err)
+			}
 		}
 		if err := whole.Join(x.tree); err != nil {
-			return fmt.Errorf("audit: take away old records: %w", err)
+			return false, fmt.Errorf("audit: take away old records: %w", err)
 		}
 	}
 	k.log.growing.Lock()
@@ -222,15 +253,15 @@ func (k *keeper) prove(d *pruning, closed []piece) error {
 	want, err := k.log.grown.tree.Root()
 	k.log.growing.Unlock()
 	if err != nil || part.First() != whole.Next() {
-		return err // another segment has begun
+		return false, err
 	}
 	if err := whole.Join(part); err != nil {
-		return fmt.Errorf("audit: take away old records: %w", err)
+		return false, fmt.Errorf("audit: take away old records: %w", err)
 	}
 	if root, err := whole.Root(); err != nil || root != want {
-		return errors.New("audit: no records are taken away: what the indexes say does not come to the tree of the log; sekisho audit verify tells more")
+		return false, errors.New("audit: no records are taken away: what the indexes say does not come to the tree of the log; sekisho audit verify tells more")
 	}
-	return nil
+	return true, nil
 }
 
 // sweep removes the files of segments that retention has taken away.
