@@ -37,6 +37,8 @@ type VerifyOptions struct {
 
 	// Progress is called now and then from the goroutine of Verify.
 	Progress func(records uint64, bytes int64)
+
+	now func() time.Time // nil means time.Now
 }
 
 // Verify reads the log in dir once, without its lock, and says whether it is
@@ -60,6 +62,9 @@ type VerifyOptions struct {
 func Verify(ctx context.Context, dir string, opts VerifyOptions) (*Verdict, error) {
 	const tries = 5
 	began := time.Now()
+	if opts.now == nil {
+		opts.now = time.Now
+	}
 	for range tries {
 		v := &verification{ctx: ctx, dir: dir, opts: opts, kept: slices.Clone(opts.Since)}
 		slices.SortStableFunc(v.kept, func(a, b tree.Head) int { return cmp.Compare(a.Size, b.Size) })
@@ -87,6 +92,8 @@ type verification struct {
 	kept []tree.Head // opts.Since, by size
 
 	gone   tree.Range
+	lock   lockState // before anything was read
+	young  bool      // no head is over the log.prune yet, and that is new
 	pieces []piece
 	files  []headFile
 	claims [][]byte // how the last line of a head begins that one of the keys has signed
@@ -125,7 +132,8 @@ type mark struct {
 	misfit     *tree.Head // the oldest of them that does not
 	later      bool       // one after that fits
 	over       bool       // all that is there was read
-	pruned     bool       // a log.prune has told of what is gone
+	told       uint64     // seq, and 1, of the log.prune that tells of what is gone; 0: there is none yet
+	toldAt     time.Time
 	harms      []Harm
 }
 
@@ -138,6 +146,7 @@ func (m mark) clone() mark {
 }
 
 func (v *verification) run() error {
+	v.lock = lockOf(v.dir)
 	if err := v.look(); err != nil {
 		if errors.As(err, new(*fs.PathError)) {
 			return err
@@ -207,11 +216,20 @@ func (v *verification) look() (err error) {
 			v.files[i].size = min(f.size, was[before].size)
 		}
 	}
-	if v.gone, err = readPruned(v.dir); err != nil {
-		return err
+	for range 5 {
+		// In this order, as in survey.
+		if v.pieces, err = list(v.dir); err != nil {
+			return err
+		}
+		if v.gone, err = readPruned(v.dir); err != nil {
+			return err
+		}
+		if n := len(v.pieces); n == 0 || v.pieces[n-1].first >= v.gone.Next() {
+			break
+		}
+		// What was the newest then has been taken away since.
 	}
-	v.pieces, err = list(v.dir)
-	return err
+	return nil
 }
 
 // walk goes from where it stands to the end, and returns the first harm after
@@ -388,7 +406,9 @@ func (v *verification) strict(p piece, n int, text []byte) (*Harm, error) {
 		if root, err := v.gone.Root(); err != nil || root != rec.Head.Root {
 			return &Harm{KindPruned, "", 0, 0, v.gone.Next(), fmt.Sprintf("the file pruned has hashes of other records than those that record %d says were taken away", seq), 0}, err
 		}
-		m.pruned = true
+		if m.told == 0 {
+			m.told, m.toldAt = seq+1, rec.Time
+		}
 	}
 	return nil, nil
 }
