@@ -211,9 +211,34 @@ func keyNames(keys []note.Verifier) []string {
 	return names
 }
 
-// bareFor is how much time of records may have no head over them. The log signs
-// every second.
-const bareFor = time.Minute
+// What has no head over it may be so old, and no older, while somebody writes
+// the log, which signs every second. And of what was written when nobody could
+// look at the clock, it may be so much time.
+const (
+	signedIn = 10 * time.Second
+	bareFor  = time.Minute
+)
+
+// bare says why the records from the newest head on should have one over them;
+// "" if a server may be about to sign it, or if all have one.
+func (v *verification) bare(end time.Time) string {
+	m := &v.at
+	if m.proven == 0 || m.bare == "" {
+		return ""
+	}
+	first, _ := time.Parse(timeLayout, m.bare)
+	held := v.lock == lockHeld || lockOf(v.dir) == lockHeld
+	fresh := v.opts.now().Sub(first) <= signedIn
+	switch {
+	case m.order.stopped && !(held && fresh):
+		return "though the log was closed in order, which signs the last one: they were added, or their heads were removed"
+	case v.lock == lockFree && !held:
+		return "though nobody writes the log: a crash has kept it from signing them, which the next start does, or they were added, or their heads were removed"
+	case !fresh, end.Sub(first) > bareFor:
+		return "though the log signs every second: it could not, for a crash or a full disk, or they were added, or their heads were removed"
+	}
+	return ""
+}
 
 func (v *verification) verdict() *Verdict {
 	m := &v.at
@@ -288,10 +313,9 @@ func (v *verification) limits(r *Verdict) {
 	if v.young {
 		gap("Record %d, which tells that retention took the %d records before it, is new and has no head over it yet: verify again in a minute.", v.at.told-1, r.First)
 	}
-	bare, _ := time.Parse(timeLayout, v.at.bare)
-	if r.Protected > 0 && v.at.bare != "" && r.End.Sub(bare) > bareFor {
-		gap("The records from %d on, of %s, have no head over them, though the log signs every second: it could not, or their heads were removed.",
-			r.Protected, r.End.Sub(bare).Round(time.Second))
+	bare := v.bare(r.End)
+	if bare != "" {
+		gap("The records from %d on have no head over them, %s.", r.Protected, bare)
 	}
 
 	if r.SinceSays == SinceFits {
@@ -299,7 +323,7 @@ func (v *verification) limits(r *Verdict) {
 	} else {
 		say("Without a head that was kept elsewhere (--since), somebody with the log key, or who put back an older copy of the whole folder, is not noticed.")
 	}
-	if n := r.Protected; n > 0 && n < r.Next {
+	if n := r.Protected; n > 0 && n < r.Next && bare == "" {
 		at := "the head that was kept"
 		if r.Head != nil && r.Head.Size == n {
 			at = "the head of " + r.Head.Time.Format(time.RFC3339)

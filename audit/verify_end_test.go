@@ -1,8 +1,10 @@
 package audit
 
 import (
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,10 +17,10 @@ import (
 func behind(t testing.TB, dir string, rec Record) uint64 {
 	t.Helper()
 	pieces := must2(list(dir))
-	last := pieces[len(pieces)-1]
+	last, dated := pieces[len(pieces)-1], !rec.Time.IsZero()
 	_, err := last.scan(func(_ []byte, r Record) error {
 		rec.V, rec.Seq, rec.Bastion, rec.Run = r.V, r.Seq+1, r.Bastion, r.Run
-		if rec.Time.IsZero() {
+		if !dated {
 			rec.Time = r.Time
 		}
 		return nil
@@ -98,4 +100,77 @@ func TestVerifyListsBeforeItAsksWhatIsGone(t *testing.T) {
 	p, f, err := v.nextPiece()
 	try(t, err, f.Close())
 	same(t, p.first, pieces[2].first)
+}
+
+// What has no head over it is told of, unless a server may be about to sign one.
+func TestVerifyOfRecordsAboveTheNewestHead(t *testing.T) {
+	opts := withKey(t)
+	key := VerifyOptions{Keys: []note.Verifier{opts.Verifier}}
+	log := func(t *testing.T, stop bool) string {
+		dir := t.TempDir()
+		l := open(t, dir, opts)
+		mustNote(t, l, "a", "mallory", "c")
+		if stop {
+			must(t, l, Record{Type: ServerStop, Reason: "stopped"})
+		}
+		try(t, l.Close())
+		return dir
+	}
+	unsigned := func(t *testing.T, dir string) { // the newest heads are taken away
+		path := filepath.Join(dir, stem(0, 0)+headsEnd)
+		head := headOf(t, leavesOf(t, dir)[:2], opts.Signer)
+		try(t, os.WriteFile(path, append(head, '\n'), 0o600))
+	}
+	note := func(age time.Duration) func(t *testing.T, dir string) {
+		return func(t *testing.T, dir string) {
+			behind(t, dir, Record{Type: PolicyLoad, Time: time.Now().Add(time.Second - age).UTC().Truncate(time.Microsecond)})
+		}
+	}
+	for _, tt := range []struct {
+		name    string
+		stop    bool
+		running bool
+		do      func(t *testing.T, dir string)
+		now     time.Duration // the clock of the reader, after that of the writer
+		gap     string
+		harm    Kind
+	}{
+		{name: "nothing is done to a log that was closed", stop: true, do: func(*testing.T, string) {}},
+		{name: "nothing is done to a log whose server does not say that it stops", do: func(*testing.T, string) {}},
+		{name: "the newest heads of a log that was closed are removed", stop: true, do: unsigned, gap: "though the log was closed in order"},
+		{name: "the newest heads of a log that nobody writes are removed", do: unsigned, gap: "though nobody writes the log: a crash"},
+		{name: "a log is written", running: true, do: note(0)},
+		{name: "a log is written and the newest heads are old", running: true, do: unsigned, now: 20 * time.Second, gap: "though the log signs every second"},
+		{name: "a log is written and closed just now", stop: true, running: true, do: unsigned},
+		{name: "a log was closed, and another process holds the lock", stop: true, running: true, do: unsigned, now: 20 * time.Second, gap: "though the log was closed in order"},
+		{name: "a record is put behind the newest head", do: note(0), gap: "though nobody writes the log: a crash"},
+		{name: "a record is put behind the stop", stop: true, do: note(0), harm: KindInserted},
+		{name: "a record is put behind the stop, and the server runs again", stop: true, do: func(t *testing.T, dir string) {
+			note(0)(t, dir)
+			l := open(t, dir, opts)
+			mustNote(t, l, "d")
+			try(t, l.Close())
+		}, harm: KindInserted},
+		{name: "a log.prune of a log that takes nothing away is put behind the newest head", do: func(t *testing.T, dir string) {
+			behind(t, dir, Record{Type: LogPrune, Head: TreeHead{1, rfcRoot(leavesOf(t, dir)[:1])}, Reason: "age"})
+		}, gap: "though nobody writes the log: a crash"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := log(t, tt.stop)
+			tt.do(t, dir)
+			if tt.running {
+				lock := must2(lockDir(dir))
+				defer lock.Close()
+			}
+			o := key
+			o.now = func() time.Time { return time.Now().Add(tt.now) }
+			v := verify(t, dir, o)
+			switch {
+			case tt.harm != "" && (len(v.Harms) != 1 || v.Harms[0].Kind != tt.harm || v.Harms[0].Line != 6),
+				tt.gap != "" && (!v.Good() || len(v.Gaps) != 1 || !strings.Contains(v.Gaps[0], tt.gap)),
+				tt.harm == "" && tt.gap == "" && !v.Full():
+				t.Errorf("%+v", v)
+			}
+		})
+	}
 }

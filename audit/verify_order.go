@@ -9,11 +9,12 @@ import (
 
 // An order is what the next record has to follow on.
 type order struct {
-	seq   []byte // the number that is next, in digits
-	last  []byte // the time of the last record, as it was written
-	run   string // of the last record; "" before the first
-	start bool   // the next line is the first of a segment
-	shape []byte // what stands in every line of the segment between time and type
+	seq     []byte // the number that is next, in digits
+	last    []byte // the time of the last record, as it was written
+	run     string // of the last record; "" before the first
+	start   bool   // the next line is the first of a segment
+	stopped bool   // the run has ended with its server.stop
+	shape   []byte // what stands in every line of the segment between time and type
 
 	kind, rest []byte // of the line that was looked at: its type, and what is behind
 }
@@ -37,7 +38,7 @@ const (
 // fast reports whether a line follows on, if it is one that the log has
 // written. It is false for lines that have to be read, too.
 func (o *order) fast(line []byte) bool {
-	if o.shape == nil {
+	if o.shape == nil || o.stopped {
 		return false
 	}
 	rest, ok := bytes.CutPrefix(line, []byte(lineBegin))
@@ -58,7 +59,11 @@ func (o *order) fast(line []byte) bool {
 		return false
 	}
 	end := bytes.IndexByte(rest, '"')
-	if end < 0 || string(rest[:end]) == string(ServerStart) || string(rest[:end]) == string(LogPrune) {
+	if end < 0 {
+		return false
+	}
+	switch string(rest[:end]) {
+	case string(ServerStart), string(ServerStop), string(LogPrune):
 		return false
 	}
 	o.kind, o.rest = rest[:end], rest[end+1:]
@@ -92,12 +97,15 @@ func (o *order) check(r *Record, line []byte, before TreeHead) (kind Kind, why s
 		return KindSegment, fmt.Sprintf("run %q begins again", r.Run)
 	case o.start && !starts && r.Run != o.run && (o.run != "" || r.Seq == 0):
 		return KindSegment, fmt.Sprintf("run %q does not begin with %s", r.Run, ServerStart)
+	case o.stopped && r.Run == o.run && r.Type != LogPrune: // retention may be at work until the log is closed
+		return KindInserted, fmt.Sprintf("it stands after the %s of its run", ServerStop)
 	case at < string(o.last):
 		return KindEdited, fmt.Sprintf("its time is %s, and that of the record before it %s", at, o.last)
 	case starts && r.Head != before:
 		return KindChanged, fmt.Sprintf("record %d, with which a run begins, has the head of other records before it", r.Seq)
 	}
 	o.last = append(o.last[:0], at...)
+	o.stopped = r.Type == ServerStop || o.stopped && r.Run == o.run
 	o.run, o.start = r.Run, false
 	o.take(r, line)
 	o.count()
