@@ -41,7 +41,22 @@ func (v *verification) ended() (*Harm, error) {
 	if newest != nil {
 		return &Harm{KindTruncated, last, 0, n, newest.Size, fmt.Sprintf("the log ends before record %d, and a head signed at %s counts %d records", n, newest.Time.Format(time.RFC3339), newest.Size), 0}, nil
 	}
+	if h := v.headless(); h != nil {
+		return h, nil
+	}
 	return v.account(), nil
+}
+
+// headless makes sure that a run which does not begin with the head of the
+// records before it is of a version that knew none: it is proven by a later
+// head, or nothing of the log is.
+func (v *verification) headless() *Harm {
+	m := &v.at
+	seq := m.order.headless
+	if seq == 0 || seq < m.proven || m.proven == 0 && !m.order.dropped {
+		return nil
+	}
+	return &Harm{KindChanged, "", 0, max(m.fit, v.gone.Next()), seq + 1, fmt.Sprintf("record %d, with which a run begins, has no head of the records before it", seq), 0}
 }
 
 // account makes sure that retention took what is gone. Only a log.prune below a
@@ -318,6 +333,9 @@ func (v *verification) limits(r *Verdict) {
 		gap("The records from %d on have no head over them, %s.", r.Protected, bare)
 	}
 
+	if seq := v.at.order.headless; seq > 0 {
+		say("Records before %d were written without a tree, by a version that had none: what was changed of them before their first head was signed is not noticed.", seq)
+	}
 	if r.SinceSays == SinceFits {
 		say("Somebody with the log key can have changed what comes after the %d records of the head that was kept.", r.Since.Size)
 	} else {

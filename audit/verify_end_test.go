@@ -1,6 +1,8 @@
 package audit
 
 import (
+	"encoding/base64"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -170,6 +172,68 @@ func TestVerifyOfRecordsAboveTheNewestHead(t *testing.T) {
 				tt.gap != "" && (!v.Good() || len(v.Gaps) != 1 || !strings.Contains(v.Gaps[0], tt.gap)),
 				tt.harm == "" && tt.gap == "" && !v.Full():
 				t.Errorf("%+v", v)
+			}
+		})
+	}
+}
+
+// A version before this one began runs without a head.
+func TestVerifyOfALogThatBeganWithoutHeads(t *testing.T) {
+	opts := withKey(t)
+	key := VerifyOptions{Keys: []note.Verifier{opts.Verifier}}
+	starts := func(f *forgery) (all []int) {
+		for i, s := range f.segments {
+			if i > 0 && strings.Contains(s.lines[0], `"server.start"`) {
+				all = append(all, i)
+			}
+		}
+		return all
+	}
+	without := func(f *forgery, i int) {
+		s := f.segments[i]
+		s.lines[0] = strings.Replace(headField.ReplaceAllString(s.lines[0], ""), ",}", "}", 1)
+	}
+	wrong := func(f *forgery, i int) { f.edit(i, 0, `"size":`, `"size":1`) }
+	for _, tt := range []struct {
+		name  string
+		do    func(f *forgery)
+		heads func(f *forgery) // after all is signed
+		kind  Kind
+		bare  Kind // without a key
+	}{
+		{"the second run has none and the third has", func(f *forgery) { without(f, starts(f)[0]) }, nil, "", ""},
+		{"none has", func(f *forgery) { without(f, starts(f)[0]); without(f, starts(f)[1]) }, nil, "", ""},
+		{"the second has and the third has none, which a head proves", func(f *forgery) { without(f, starts(f)[1]) }, nil, "", KindChanged},
+		{"the third has none, and no head is over it", func(f *forgery) { without(f, starts(f)[1]) }, func(f *forgery) {
+			for _, s := range f.segments[starts(f)[1]:] {
+				s.heads = nil
+			}
+		}, KindChanged, KindChanged},
+		{"the second has a wrong one", func(f *forgery) { wrong(f, starts(f)[0]) }, nil, KindChanged, KindChanged},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := honest(t, opts.Signer)
+			tt.do(f)
+			n := 0
+			for _, s := range f.segments { // the heads within records, as they were
+				for i := range s.lines {
+					if root := f.root(n); n > 0 && tt.kind == "" {
+						s.lines[i] = headField.ReplaceAllString(s.lines[i], fmt.Sprintf(`"head":{"size":%d,"root":"%s"}`, n, base64.StdEncoding.EncodeToString(root[:])))
+					}
+					n++
+				}
+			}
+			f.sign(t, opts.Signer)
+			if tt.heads != nil {
+				tt.heads(f)
+			}
+			dir := f.save(t, false)
+			v := verify(t, dir, key)
+			if tt.kind == "" && (!v.Full() || !slices.ContainsFunc(v.Notes, func(s string) bool { return strings.Contains(s, "were written without a tree") })) || tt.kind != "" && (v.Good() || v.Harms[0].Kind != tt.kind) {
+				t.Errorf("%+v", v)
+			}
+			if v := verify(t, dir, VerifyOptions{}); v.Good() != (tt.bare == "") || !v.Good() && v.Harms[0].Kind != tt.bare {
+				t.Errorf("without a key: %+v", v)
 			}
 		})
 	}

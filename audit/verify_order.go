@@ -16,6 +16,10 @@ type order struct {
 	stopped bool   // the run has ended with its server.stop
 	shape   []byte // what stands in every line of the segment between time and type
 
+	headless uint64 // seq of the newest server.start that has no head, as of a version that knew none
+	headed   bool   // one before has a head
+	dropped  bool   // one before the headless one has
+
 	kind, rest []byte // of the line that was looked at: its type, and what is behind
 }
 
@@ -87,8 +91,8 @@ func (o *order) count() {
 // check says why a record, whose number is right, cannot stand where it does.
 // If a run begins with it, before is the head of all records before it.
 func (o *order) check(r *Record, line []byte, before TreeHead) (kind Kind, why string) {
-	at := r.Time.Format(timeLayout)
-	switch starts := r.Type == ServerStart; {
+	at, starts := r.Time.Format(timeLayout), r.Type == ServerStart
+	switch {
 	case !o.start && starts:
 		return KindSegment, "a run begins within a segment"
 	case !o.start && r.Run != o.run:
@@ -101,10 +105,16 @@ func (o *order) check(r *Record, line []byte, before TreeHead) (kind Kind, why s
 		return KindInserted, fmt.Sprintf("it stands after the %s of its run", ServerStop)
 	case at < string(o.last):
 		return KindEdited, fmt.Sprintf("its time is %s, and that of the record before it %s", at, o.last)
-	case starts && r.Head != before:
+	case starts && r.Head != before && r.Head != (TreeHead{}):
 		return KindChanged, fmt.Sprintf("record %d, with which a run begins, has the head of other records before it", r.Seq)
 	}
 	o.last = append(o.last[:0], at...)
+	switch {
+	case starts && r.Head != before:
+		o.headless, o.dropped = r.Seq, o.headed
+	case starts && r.Seq > 0:
+		o.headed = true
+	}
 	o.stopped = r.Type == ServerStop || o.stopped && r.Run == o.run
 	o.run, o.start = r.Run, false
 	o.take(r, line)
