@@ -60,7 +60,7 @@ type VerifyOptions struct {
 // The log may be written meanwhile. What comes after the newest segment was
 // opened is not looked at.
 func Verify(ctx context.Context, dir string, opts VerifyOptions) (*Verdict, error) {
-	const tries = 5
+	const tries = 100 // each takes up where retention has come to
 	began := time.Now()
 	if opts.now == nil {
 		opts.now = time.Now
@@ -182,14 +182,22 @@ func (v *verification) run() error {
 		v.anchor = start // heads of the log prove nothing
 	}
 	if trust > 0 && (harm != nil || v.quick > v.at.proven || v.at.misfit != nil) {
-		// What is wrong stands after the anchor.
-		v.at = v.anchor.clone()
+		// What is wrong stands after the anchor, unless retention has come there.
+		if err := v.look(); err != nil {
+			return err
+		}
+		if v.gone.Next() > v.anchor.tree.Next() {
+			return errMoved
+		}
+		v.gone, v.at = start.tree, v.anchor.clone()
 		if harm, err = v.walk(0); err != nil {
 			return err
 		}
 	}
 	if harm != nil {
-		if err := v.blamePruned(harm); err != nil {
+		if err := v.blamePruned(harm); errors.Is(err, fs.ErrNotExist) {
+			return errMoved
+		} else if err != nil {
 			return err
 		}
 		v.at.harms = slices.Insert(v.at.harms, 0, *harm)
@@ -249,7 +257,7 @@ func (v *verification) walk(trust uint64) (*Harm, error) {
 		}
 		harm, err := v.piece(p, f, trust)
 		f.Close()
-		if errors.Is(err, fs.ErrNotExist) { // it was packed when it was to be looked at again
+		if errors.Is(err, fs.ErrNotExist) { // it was packed or taken away when it was to be looked at again
 			err = errMoved
 		}
 		if err == errEnd || harm == nil && err == nil && p.limit == noLimit {
@@ -278,13 +286,14 @@ func (v *verification) nextPiece() (piece, *stream, error) {
 				return p, f, err
 			}
 		}
-		was := v.gone.Next()
+		was := v.gone
 		if err := v.look(); err != nil {
 			return piece{}, nil, err
 		}
-		if v.gone.Next() != was {
+		if v.gone.Next() > v.at.tree.Next() || v.gone.Next() < was.Next() {
 			return piece{}, nil, errMoved
 		}
+		v.gone = was // all that went since was read before
 	}
 }
 

@@ -129,6 +129,9 @@ func (v *verification) beyond() (newest *tree.Head, err error) {
 			}
 		}
 		if head, _ := v.openHead(*h); head != nil && head.Size > m.tree.Next() && (newest == nil || head.Size > newest.Size) {
+			if m.heads.again { // it may be of records that have come since
+				return nil, errMoved
+			}
 			newest = head
 		}
 		m.heads.pop()

@@ -1,12 +1,14 @@
 package audit
 
 import (
+	"bytes"
 	"encoding/base64"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -236,5 +238,141 @@ func TestVerifyOfALogThatBeganWithoutHeads(t *testing.T) {
 				t.Errorf("without a key: %+v", v)
 			}
 		})
+	}
+}
+
+// Heads are thinned while they are read.
+func TestVerifyWhileHeadsAreThinned(t *testing.T) {
+	dir, opts := t.TempDir(), withKey(t)
+	now := at
+	opts.now = func() time.Time { return now }
+	l := open(t, dir, opts)
+	var all [][]byte
+	for range 700 {
+		mustNote(t, l, "a")
+		now = now.Add(30 * time.Second)
+		all = append(all, must2(l.Head()))
+	}
+	try(t, l.Close())
+	l = open(t, dir, opts)
+	mustNote(t, l, "b")
+	try(t, l.Close())
+	path := filepath.Join(dir, stem(0, 0)+headsEnd)
+	text := func(heads [][]byte) []byte {
+		b := []byte("\n")
+		for _, h := range heads {
+			b = append(append(b, h...), '\n')
+		}
+		return b
+	}
+	full := text(all)
+	var few [][]byte
+	for i, h := range all {
+		if i%8 != 3 || i == len(all)-1 {
+			few = append(few, h)
+		}
+	}
+	thin := text(few)
+	for pad := 0; pad < 193; pad += 3 { // where the end of what is read at once falls
+		try(t, os.WriteFile(path, append(bytes.Repeat([]byte("\n"), pad), full...), 0o600))
+		v := &verification{ctx: t.Context(), dir: dir, opts: VerifyOptions{Keys: []note.Verifier{opts.Verifier}, now: time.Now}}
+		try(t, v.look())
+		v.claims = append(v.claims, claim(opts.Verifier))
+		v.at = mark{tree: v.gone.Clone(), order: newOrder(0)}
+		v.at.key.nth = -1
+		v.anchor = v.at.clone()
+		trust := must2(v.lastHead())
+		v.at.heads.peek(v.files) // reads the beginning
+		try(t, writeFile(osDisk{}, path, thin))
+		harm, err := v.walk(trust)
+		if err != nil || harm != nil || len(v.at.harms) > 0 || v.at.proven != v.at.tree.Next() {
+			t.Fatalf("%d: %v, %+v, %+v", pad, err, harm, v.at.harms)
+		}
+	}
+}
+
+// A segment goes whenever the reader looks up, and more are read meanwhile.
+func TestVerifyGoesOnWhileOldSegmentsGo(t *testing.T) {
+	dir, opts := t.TempDir(), withKey(t)
+	opts.SegmentSize = 700 << 10 // some 5000 records, so that it looks up in each
+	l := open(t, dir, opts)
+	var all sync.WaitGroup
+	for range 300 {
+		all.Go(func() {
+			for range 100 {
+				jot(l, "x")
+			}
+		})
+	}
+	all.Wait()
+	signedAll(t, l)
+	keepNow(t, l)
+	k := keeperOf(l)
+	try(t, k.round())
+	n := 0
+	v, err := Verify(t.Context(), dir, VerifyOptions{Keys: []note.Verifier{opts.Verifier}, Progress: func(uint64, int64) {
+		gone, pieces, err := survey(dir)
+		try(t, err)
+		if len(pieces) < 3 {
+			return
+		}
+		d := &pruning{tree: gone.Clone(), segments: 1, reason: "size", next: pieces[0].limit}
+		try(t, d.tree.Join(must2(k.summary(pieces[0])).tree), k.prune(d, gone, must2(k.closed())))
+		signedAll(t, l)
+		n++
+	}})
+	try(t, err)
+	if !v.Good() || n == 0 {
+		t.Errorf("%d went: %+v", n, v)
+	}
+}
+
+// No honest log is harm, however fast it is written, packed and taken away.
+func TestVerifyWhileRetentionIsAtWork(t *testing.T) {
+	dir, opts := t.TempDir(), withKey(t)
+	opts.SegmentSize, opts.RetainSize = 2000, 4000
+	l := open(t, dir, opts)
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+					mustNote(t, l, "a")
+				}
+			}
+		})
+	}
+	wg.Go(func() {
+		k := keeperOf(l)
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(time.Millisecond):
+			}
+			if err := k.round(); err != nil {
+				t.Log(err)
+			}
+		}
+	})
+	pruned := 0
+	for end := time.Now().Add(20*time.Second); pruned < 60 && time.Now().Before(end); {
+		v := verify(t, dir, VerifyOptions{Keys: []note.Verifier{opts.Verifier}})
+		if !v.Good() {
+			t.Errorf("%+v", v)
+			break
+		}
+		if v.First > 0 {
+			pruned++
+		}
+	}
+	close(done)
+	wg.Wait()
+	if pruned < 60 {
+		t.Errorf("only %d times something was gone", pruned)
 	}
 }

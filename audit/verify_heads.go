@@ -40,6 +40,7 @@ type headFile struct {
 	path string
 	key  pieceKey
 	size int64
+	info os.FileInfo
 }
 
 func listHeads(dir string) ([]headFile, error) {
@@ -60,7 +61,7 @@ func listHeads(dir string) ([]headFile, error) {
 			return nil, fmt.Errorf("audit: list the heads: %w", err)
 		}
 		p, _ := parsePieceName(strings.TrimSuffix(filepath.Base(path), headsEnd) + plainEnd)
-		files = append(files, headFile{path, p.key(), info.Size()})
+		files = append(files, headFile{path, p.key(), info.Size(), info})
 	}
 	slices.SortFunc(files, func(a, b headFile) int {
 		return cmp.Or(cmp.Compare(a.key.first, b.key.first), cmp.Compare(a.key.nth, b.key.nth))
@@ -133,6 +134,11 @@ type headStream struct {
 	read int64  // of the file
 	buf  []byte // what of it is not used up, never written to
 	some bool   // the stream has begun
+	past uint64 // the size of the last head of it that was taken
+
+	// Another file of the name stands there, since the heads were thinned: of it
+	// those are taken that come after that one.
+	again bool
 
 	queue []headText // up to two
 	err   error
@@ -172,11 +178,14 @@ func (s *headStream) more(files []headFile) (headText, bool) {
 	for s.err == nil {
 		if h, end := glimpse(s.buf); end > 0 {
 			s.buf = s.buf[end:]
-			h.file = s.file
+			if s.again && h.size <= s.past {
+				continue
+			}
+			h.file, s.past = s.file, h.size
 			return h, true
 		}
 		for _, f := range files { // it may have grown
-			if s.some && f.key == s.file.key {
+			if s.some && f.key == s.file.key && os.SameFile(f.info, s.file.info) {
 				s.file = f
 			}
 		}
@@ -185,7 +194,12 @@ func (s *headStream) more(files []headFile) (headText, bool) {
 			keep := s.buf[max(0, len(s.buf)-tree.MaxHead):]
 			b := make([]byte, len(keep)+int(min(chunk, s.file.size-s.read)))
 			copy(b, keep)
-			n, err := readAt(s.file.path, b[len(keep):], s.read)
+			n, info, err := readAt(s.file.path, b[len(keep):], s.read)
+			if info != nil && !os.SameFile(info, s.file.info) {
+				s.file.info, s.file.size = info, min(s.file.size, info.Size())
+				s.read, s.buf, s.again = 0, nil, true
+				continue
+			}
 			s.buf, s.read = b[:len(keep)+n], s.read+int64(n)
 			if n == 0 {
 				s.read = s.file.size // it is shorter now, or gone
@@ -199,25 +213,30 @@ func (s *headStream) more(files []headFile) (headText, bool) {
 		if i < 0 {
 			return headText{}, false
 		}
-		s.file, s.read, s.buf, s.some = files[i], 0, nil, true
+		s.file, s.read, s.buf, s.some, s.past, s.again = files[i], 0, nil, true, 0, false
 	}
 	return headText{}, false
 }
 
-func readAt(path string, b []byte, off int64) (int, error) {
+// readAt reads on in a file, and tells which one that is; nil if it is gone.
+func readAt(path string, b []byte, off int64) (int, os.FileInfo, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+		return 0, nil, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("audit: read the heads: %w", err)
+		return 0, nil, fmt.Errorf("audit: read the heads: %w", err)
 	}
 	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return 0, nil, fmt.Errorf("audit: read the heads: %w", err)
+	}
 	n, err := f.ReadAt(b, off)
 	if err != nil && err != io.EOF {
-		return n, fmt.Errorf("audit: read the heads: %w", err)
+		return n, info, fmt.Errorf("audit: read the heads: %w", err)
 	}
-	return n, nil
+	return n, info, nil
 }
 
 // lastHead is the size of what seems to be the newest head. It only says how
@@ -229,7 +248,7 @@ func (v *verification) lastHead() (uint64, error) {
 	}
 	for _, f := range slices.Backward(v.files) {
 		b := make([]byte, min(f.size, 64<<10))
-		n, err := readAt(f.path, b, f.size-int64(len(b)))
+		n, _, err := readAt(f.path, b, f.size-int64(len(b)))
 		if err != nil {
 			return 0, err
 		}
