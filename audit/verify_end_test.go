@@ -248,7 +248,7 @@ func TestVerifyWhileHeadsAreThinned(t *testing.T) {
 	opts.now = func() time.Time { return now }
 	l := open(t, dir, opts)
 	var all [][]byte
-	for range 700 {
+	for range 450 {
 		mustNote(t, l, "a")
 		now = now.Add(30 * time.Second)
 		all = append(all, must2(l.Head()))
@@ -273,7 +273,7 @@ func TestVerifyWhileHeadsAreThinned(t *testing.T) {
 		}
 	}
 	thin := text(few)
-	for pad := 0; pad < 193; pad += 3 { // where the end of what is read at once falls
+	for pad := 0; pad < 193; pad++ { // where the end of what is read at once falls
 		try(t, os.WriteFile(path, append(bytes.Repeat([]byte("\n"), pad), full...), 0o600))
 		v := &verification{ctx: t.Context(), dir: dir, opts: VerifyOptions{Keys: []note.Verifier{opts.Verifier}, now: time.Now}}
 		try(t, v.look())
@@ -299,7 +299,7 @@ func TestVerifyGoesOnWhileOldSegmentsGo(t *testing.T) {
 	var all sync.WaitGroup
 	for range 300 {
 		all.Go(func() {
-			for range 100 {
+			for range 200 {
 				jot(l, "x")
 			}
 		})
