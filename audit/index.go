@@ -317,6 +317,9 @@ func readIndex(text []byte) (*Index, *note.Note, error) {
 		return nil, nil, err
 	}
 	sig := n.UnverifiedSigs[0]
+	if shown(sig.Name) != sig.Name {
+		return nil, nil, badIndex("the key that signed it is named %.60q", sig.Name)
+	}
 	if string(text) != n.Text+"\n— "+sig.Name+" "+sig.Base64+"\n" {
 		return nil, nil, badIndex("the signature is not spelt as it should be")
 	}

@@ -7,7 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/sys/unix"
@@ -277,7 +280,29 @@ func (v *verification) verdict() *Verdict {
 	if r.Good() {
 		v.limits(r)
 	}
+	for i := range r.Harms {
+		r.Harms[i].Detail = shown(r.Harms[i].Detail)
+	}
+	for i := range r.Gaps {
+		r.Gaps[i] = shown(r.Gaps[i])
+	}
 	return r
+}
+
+// shown is a text that may come from a file, so that it does nothing to a
+// terminal but show.
+func shown(s string) string {
+	var b strings.Builder
+	for i, r := range s {
+		if _, n := utf8.DecodeRuneInString(s[i:]); r == utf8.RuneError && n == 1 {
+			fmt.Fprintf(&b, `\x%02x`, s[i])
+		} else if unicode.In(r, unicode.Cc, unicode.Cf, unicode.Co, unicode.Zl, unicode.Zp) {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
 }
 
 // judgeKept says what came of the heads that were kept.

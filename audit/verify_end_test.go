@@ -3,6 +3,7 @@ package audit
 import (
 	"bytes"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -375,4 +376,24 @@ func TestVerifyWhileRetentionIsAtWork(t *testing.T) {
 	if pruned < 60 {
 		t.Errorf("only %d times something was gone", pruned)
 	}
+}
+
+// What stands in a file does nothing to the terminal of who verifies it.
+func TestVerifyShowsWhatFilesSay(t *testing.T) {
+	opts := withKey(t)
+	f := honest(t, opts.Signer)
+	x, _, err := readIndex(f.segments[0].index)
+	try(t, err)
+	private, _, err := note.GenerateKey(nil, "x\u009b2J\u202egood")
+	try(t, err)
+	evil := must2(note.NewSigner(private))
+	f.segments[0].index = must2(note.Sign(&note.Note{Text: x.text()}, evil))
+	if _, _, err := readIndex(f.segments[0].index); !errors.Is(err, tree.ErrMalformed) {
+		t.Errorf("%v", err)
+	}
+	v := verify(t, f.save(t, true), VerifyOptions{Keys: []note.Verifier{opts.Verifier}})
+	if len(v.Harms) != 1 || v.Harms[0].Kind != KindIndex || strings.ContainsAny(v.Harms[0].Detail, "\u009b\u202e") {
+		t.Errorf("%+v", v)
+	}
+	same(t, shown("a\u009b2J\u202e\x1b[m\n\xff\u2028é— 本"), `a\u009b2J\u202e\u001b[m\u000a\xff\u2028é— 本`)
 }
