@@ -103,9 +103,11 @@ type verification struct {
 	anchor mark // at the beginning of the segment that the last proven record is in
 
 	// The following look at each record once, also when it is read again.
-	open  openForwards
-	odd   []Harm // of them
-	quick uint64 // up to here lines were read with less care
+	open openForwards
+	odd  []Harm // of them
+
+	policies namedPolicies
+	quick    uint64 // up to here lines were read with less care
 }
 
 // A mark is what is carried from record to record. It can be gone back to.
@@ -147,6 +149,9 @@ func (m mark) clone() mark {
 
 func (v *verification) run() error {
 	v.lock = lockOf(v.dir)
+	if _, err := os.Stat(filepath.Join(v.dir, policiesDir)); err == nil {
+		v.policies.named = map[string]bool{}
+	}
 	if err := v.look(); err != nil {
 		if errors.As(err, new(*fs.PathError)) {
 			return err
@@ -336,6 +341,7 @@ func (v *verification) piece(p piece, f *stream, trust uint64) (*Harm, error) {
 			if harm := v.open.see(m.order.kind, m.order.rest, m.tree.Next()); harm != "" {
 				v.odd = addHarm(v.odd, Harm{KindForwards, p.path, n, m.tree.Next(), m.tree.Next() + 1, harm, 0})
 			}
+			v.policies.see(m.order.kind, text)
 		}
 		if m.bare == "" {
 			m.bare = string(m.order.last)

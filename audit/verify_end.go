@@ -350,6 +350,12 @@ func (v *verification) limits(r *Verdict) {
 	if r.SinceSays == SincePruned {
 		gap("The head that was kept counts %d records, and retention has taken away %d: it cannot be compared any more.", r.Since.Size, r.First)
 	}
+	if missing, first := v.policies.missing(v.dir); missing > 0 {
+		gap("What was decided by %s cannot be explained any more: the text is not beside the log, or is another's (%s).", policiesOf(missing), first)
+	}
+	if v.policies.full {
+		gap("The log names more than %d policies: whether the text of the others is there was not looked at.", mostPolicies)
+	}
 	if r.Open < 0 {
 		gap("More than %d forwards were open at a time: that each has one end was not checked.", mostOpen)
 	}
