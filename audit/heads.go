@@ -266,17 +266,10 @@ const thinAt = 4 << 20
 
 // headsOf returns the heads beside a piece, oldest first.
 func headsOf(path string) ([][]byte, error) {
-	info, err := os.Stat(path)
+	b, err := readUpTo(path, mostHeads)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
-	if err == nil && info.Size() > mostHeads {
-		err = fmt.Errorf("%s has more than %d bytes", path, mostHeads)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("audit: read the heads: %w", err)
-	}
-	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("audit: read the heads: %w", err)
 	}
@@ -321,7 +314,7 @@ func newestHead(dir string, keys ...note.Verifier) (text []byte, h tree.Head, fo
 
 // newestIn looks through a file of heads from its end, for it may be long.
 func newestIn(path string, foreign *error, keys []note.Verifier) (text []byte, h tree.Head, err error) {
-	f, err := os.Open(path)
+	f, err := openFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, h, nil // retention has just taken it
 	}

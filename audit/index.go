@@ -383,7 +383,7 @@ func (p piece) index(keys ...note.Verifier) (*Index, error) {
 		return nil, nil
 	}
 	path := p.beside(indexEnd)
-	f, err := os.Open(path)
+	f, err := openFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}

@@ -37,7 +37,7 @@ func (k *lock) check() error {
 // let two processes each lock one of the same name.
 func lockDir(dir string) (*lock, error) {
 	name := filepath.Join(dir, "lock")
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("audit: lock the log: %w", err)
 	}

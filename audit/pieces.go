@@ -81,6 +81,9 @@ func list(dir string) ([]piece, error) {
 	for _, e := range entries {
 		if p, ok := parsePieceName(e.Name()); ok {
 			p.path = filepath.Join(dir, e.Name())
+			if !e.Type().IsRegular() {
+				return nil, fmt.Errorf("audit: list the segments: %w", notRegular(p.path, e.Type()))
+			}
 			all = append(all, p)
 		}
 	}
@@ -109,11 +112,13 @@ const mostWindow = 8 << 20
 // reads as an error that wraps errPacked. A plain one may have been packed
 // since it was listed.
 func (p piece) open() (*stream, error) {
-	f, err := os.Open(p.path)
+	f, err := openFile(p.path)
 	if !p.packed && errors.Is(err, os.ErrNotExist) {
 		p.path, p.packed = p.beside(packedEnd), true
-		if f, err2 := os.Open(p.path); err2 == nil {
+		if f, err2 := openFile(p.path); err2 == nil {
 			return p.unpack(f)
+		} else if errors.Is(err2, ErrNotRegular) {
+			err = err2
 		}
 	}
 	if err != nil {

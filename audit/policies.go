@@ -145,7 +145,7 @@ func policyName(hash string) (string, error) {
 
 // readUpTo reads a file that has at most so many bytes.
 func readUpTo(path string, most int64) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := openFile(path)
 	if err != nil {
 		return nil, err
 	}

@@ -104,7 +104,7 @@ func unprovable(err error) bool {
 	for _, kind := range []error{
 		tree.ErrUnprovable, // the hashes lead elsewhere
 		tree.ErrMalformed,  // what was pruned
-		errNotThere, errTooLong,
+		errNotThere, errTooLong, ErrNotRegular,
 	} {
 		if errors.Is(err, kind) {
 			return true

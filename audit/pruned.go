@@ -27,6 +27,9 @@ import (
 const (
 	prunedFile  = "pruned"
 	prunedTitle = "sekisho audit pruned v1"
+
+	// maxPruned bounds it: a hash for each level of the tree, and a signature.
+	maxPruned = 8 << 10
 )
 
 // sealPruned is the content of the file.
@@ -46,7 +49,7 @@ func readPruned(dir string) (tree.Range, error) {
 
 func loadPruned(dir string) (r tree.Range, content []byte, err error) {
 	path := filepath.Join(dir, prunedFile)
-	content, err = os.ReadFile(path)
+	content, err = readUpTo(path, maxPruned)
 	if errors.Is(err, os.ErrNotExist) {
 		return tree.NewRange(0), nil, nil
 	}

@@ -537,7 +537,7 @@ func (t torn) String() string {
 
 // save copies the bytes beside the segment.
 func (t *torn) save(d disk, run string) error {
-	in, err := os.Open(t.path)
+	in, err := openFile(t.path)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"sync"
 )
 
@@ -116,7 +115,7 @@ func (p piece) whole(e extent) error {
 // where the scan found a line that is none. Inside a record `{"v":` cannot
 // occur, for the quotes in its strings are escaped.
 func (p piece) recordAfter(from int64) (bool, error) {
-	f, err := os.Open(p.path)
+	f, err := openFile(p.path)
 	if err != nil {
 		return false, fmt.Errorf("audit: read a segment: %w", err)
 	}

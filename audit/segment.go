@@ -28,7 +28,7 @@ type file interface {
 type osDisk struct{}
 
 func (osDisk) OpenFile(name string, flag int, perm os.FileMode) (file, error) {
-	f, err := os.OpenFile(name, flag, perm)
+	f, err := OpenFile(name, flag, perm)
 	if err != nil {
 		return nil, err
 	}

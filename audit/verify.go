@@ -467,7 +467,7 @@ func (v *verification) torn(p piece, n int, why error) (*Harm, error) {
 // recordAt reports whether the record of that number stands at an offset, and
 // returns the size of the file.
 func (p piece) recordAt(offset int64, seq uint64) (size int64, found bool, err error) {
-	f, err := os.Open(p.path)
+	f, err := openFile(p.path)
 	if err != nil {
 		return 0, false, fmt.Errorf("audit: read a segment: %w", err)
 	}

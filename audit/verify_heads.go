@@ -220,7 +220,7 @@ func (s *headStream) more(files []headFile) (headText, bool) {
 
 // readAt reads on in a file, and tells which one that is; nil if it is gone.
 func readAt(path string, b []byte, off int64) (int, os.FileInfo, error) {
-	f, err := os.Open(path)
+	f, err := openFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil, nil
 	}

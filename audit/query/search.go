@@ -167,7 +167,7 @@ func openText(seg audit.Segment) (io.ReadCloser, error) {
 	if seg.Packed() {
 		return seg.Open()
 	}
-	return os.Open(seg.Path())
+	return audit.OpenFile(seg.Path(), os.O_RDONLY, 0)
 }
 
 // stem is the name of a segment in both of its forms.

@@ -11,6 +11,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"sekisho/audit"
 )
 
 // A cursor is where in the log to go on.
@@ -27,7 +29,7 @@ func hash(line []byte) string {
 // readCursor returns the zero cursor, the beginning of the log, if there is no
 // such file.
 func readCursor(path string) (c cursor, err error) {
-	f, err := os.Open(path)
+	f, err := audit.OpenFile(path, os.O_RDONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return c, nil
 	}
@@ -60,7 +62,7 @@ func (c cursor) write(path string) (err error) {
 	}
 	// Of one name, so that crashes leave no more than one behind.
 	temporary := path + ".new"
-	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := audit.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("write the cursor: %w", err)
 	}
