@@ -34,13 +34,15 @@ type keeper struct {
 	log *Log
 	ctx context.Context // ended by Close
 
-	pieces map[string]*Index // of packed segments, by stem, without the filters
-	bad    map[string]bool   // segments with damage, by stem: told, and left alone
-	waits  bool              // something is to be done once a newer head is signed
-	linked string            // stem that current.jsonl points to
-	pruned uint64            // so many records a log.prune of this run says to go
-	proven bool              // what the file pruned says was compared with the log
-	told   string            // the last warning
+	pieces   map[string]*Index // of packed segments, by stem, without the filters
+	bad      map[string]bool   // segments with damage, by stem: told, and left alone
+	waits    bool              // something is to be done once a newer head is signed
+	linked   string            // stem that current.jsonl points to
+	full     bool              // the disk is: some segment could not be packed
+	pruned   uint64            // so many records a log.prune of this run says to go
+	prunedBy uint64            // a head of so many records counts that one
+	proven   string            // what the file pruned says, once that was compared with the log
+	told     string            // the last warning
 
 	checked map[string]bool // packed segments that were read to the end in this run, by stem
 	readTo  uint64          // those before it were, for what is about to be taken away
@@ -137,7 +139,7 @@ func (k *keeper) pace(n int) error {
 
 // round does all that is to be done now.
 func (k *keeper) round() error {
-	k.waits = false
+	k.waits, k.full = false, false
 	k.point()
 	closed, err := k.closed()
 	if err != nil {
@@ -150,6 +152,7 @@ func (k *keeper) round() error {
 		}
 		err := k.tolerate(p, k.keep(p))
 		if failed = append(failed, err); errors.Is(err, syscall.ENOSPC) {
+			k.full = true
 			break // it would be the same with the next
 		}
 	}
@@ -297,7 +300,7 @@ func (k *keeper) clean() {
 			continue
 		}
 		_, _, ours := ofSegment(name)
-		if ours || name == prunedFile || name == currentFile {
+		if ours || name == prunedFile || name == currentFile || name == reserveFile {
 			err = errors.Join(err, k.log.opts.disk.Remove(filepath.Join(k.log.dir, e.Name())))
 		}
 	}

@@ -1,12 +1,15 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
 	"time"
 
 	"sekisho/audit/tree"
@@ -15,7 +18,8 @@ import (
 // Retention takes whole segments away, the oldest first, in these steps. A
 // crash after any of them leaves a log that is read, opened and proven:
 //
-//	log.prune  a record with the head of the records that go; durable
+//	log.prune  a record with the head of the records that go; durable, and
+//	           counted by a signed head of the log
 //	pruned     the range of the tree that stands for them from now on
 //	the files of these segments, which nobody looks at from then on; what
 //	           a crash leaves of them is removed at the next start
@@ -37,7 +41,8 @@ import (
 // strangers make, count nothing: a packed segment counts with what its other
 // records take when they are packed by themselves, which was measured then and
 // stands in its index. Otherwise strangers would push out what matters. How
-// many of their records there are is bounded by the server.
+// many of their records there are is bounded by the server. One that the disk
+// has no room to pack counts as it is, so that older ones make room for it.
 
 // recordTime is how long the keeper waits for its record.
 const recordTime = 10 * time.Second
@@ -75,13 +80,54 @@ func (k *keeper) retain() error {
 	for err == nil && d != nil {
 		var sound bool
 		if sound, err = k.sound(d, gone, closed); sound {
-			return k.prune(d, gone, closed)
+			err = k.prune(d, gone, closed)
+			break
 		}
 		if err == nil {
 			d, err = k.due(gone, closed) // up to the damage
 		}
 	}
-	return err
+	return errors.Join(err, k.reserve())
+}
+
+// The file reserve takes room on the disk, so that some is left when the disk
+// is full of what is to go: to take anything away, a record, a head and the
+// file pruned must be written first.
+const (
+	reserveFile = "reserve"
+	reserveSize = 1 << 20
+)
+
+// reserve makes the file if it is not there.
+func (k *keeper) reserve() error {
+	path := filepath.Join(k.log.dir, reserveFile)
+	if info, err := os.Stat(path); err == nil && info.Size() == reserveSize {
+		return nil
+	}
+	err := k.ready()
+	if err == nil {
+		// Zeros that are written, not a hole.
+		err = writeFile(k.log.opts.disk, path, make([]byte, reserveSize))
+	}
+	if err == nil {
+		err = k.log.opts.disk.SyncDir(k.log.dir)
+	}
+	if err != nil {
+		return fmt.Errorf("audit: keep room for what retention writes: %w", err)
+	}
+	return nil
+}
+
+// spend gives up the room that was kept, and reports whether there was any.
+func (k *keeper) spend() bool {
+	if k.ready() != nil || k.log.opts.disk.Remove(filepath.Join(k.log.dir, reserveFile)) != nil {
+		return false
+	}
+	select { // until the writer tries again
+	case <-k.ctx.Done():
+	case <-time.After(2 * retryPause):
+	}
+	return true
 }
 
 // sound reads what is to go: where it was damaged, or changed, it is the
@@ -168,8 +214,18 @@ func (k *keeper) clock() (now time.Time, sure bool) {
 
 // counted is how much of a segment counts against RetainSize.
 func (k *keeper) counted(p piece) (int64, error) {
-	if !p.packed || p.void() || k.bad[p.stem()] {
+	if p.void() || k.bad[p.stem()] {
 		return 0, nil
+	}
+	if !p.packed {
+		if !k.full {
+			return 0, nil // it is about to be
+		}
+		info, err := os.Stat(p.path)
+		if err != nil {
+			return 0, fmt.Errorf("audit: take away old records: %w", err)
+		}
+		return info.Size(), nil
 	}
 	x, err := k.summary(p)
 	if err != nil {
@@ -183,9 +239,26 @@ func (k *keeper) prune(d *pruning, gone tree.Range, closed []piece) error {
 	if ok, err := k.prove(d, closed); !ok {
 		return err
 	}
-	root, err := d.tree.Root()
+	err := k.declare(d, gone)
+	if errors.Is(err, syscall.ENOSPC) && k.spend() {
+		err = k.declare(d, gone)
+	}
 	if err != nil {
 		return fmt.Errorf("audit: take away old records: %w", err)
+	}
+	k.readTo = 0
+	return k.sweep(d.tree)
+}
+
+// declare says durably what goes.
+func (k *keeper) declare(d *pruning, gone tree.Range) error {
+	root, err := d.tree.Root()
+	if err != nil {
+		return err
+	}
+	text, err := d.tree.MarshalText()
+	if err != nil {
+		return err
 	}
 	if k.pruned != d.next {
 		ctx, cancel := context.WithTimeout(k.ctx, recordTime)
@@ -193,9 +266,12 @@ func (k *keeper) prune(d *pruning, gone tree.Range, closed []piece) error {
 		if err := k.log.Append(ctx, Record{
 			Type: LogPrune, Head: TreeHead{d.next, root}, Reason: d.reason, Detail: d.detail(gone.Next(), &k.log.opts),
 		}); err != nil {
-			return fmt.Errorf("audit: take away old records: %w", err)
+			return err
 		}
-		k.pruned = d.next
+		k.pruned, k.prunedBy = d.next, k.log.Durable()
+	}
+	if err := k.sealed(k.prunedBy); err != nil {
+		return err
 	}
 	if err := k.ready(); err != nil {
 		return err
@@ -208,11 +284,33 @@ func (k *keeper) prune(d *pruning, gone tree.Range, closed []piece) error {
 	if err == nil {
 		err = disk.SyncDir(k.log.dir)
 	}
-	if err != nil {
-		return fmt.Errorf("audit: take away old records: %w", err)
+	if err == nil {
+		k.proven = string(text)
 	}
-	k.proven, k.readTo = true, 0
-	return k.sweep(d.tree)
+	return err
+}
+
+// sealed waits for a head of so many records or more, if heads are signed.
+func (k *keeper) sealed(size uint64) error {
+	if k.log.opts.Signer == nil {
+		return nil
+	}
+	for began := time.Now(); ; {
+		s := k.log.signing.Load()
+		switch {
+		case s != nil && s.size >= size:
+			return nil
+		case time.Since(began) > recordTime && s != nil && s.err != nil:
+			return s.err
+		case time.Since(began) > recordTime:
+			return errors.New("no head is signed that counts the record of it")
+		}
+		select {
+		case <-k.ctx.Done():
+			return k.ctx.Err()
+		case <-time.After(min(k.log.opts.headPause, 100*time.Millisecond)):
+		}
+	}
 }
 
 func (d *pruning) detail(first uint64, o *Options) string {
@@ -279,10 +377,8 @@ func (k *keeper) sweep(gone tree.Range) error {
 		if !ok || first >= gone.Next() {
 			continue
 		}
-		if !k.proven {
-			if err := k.confirm(gone); err != nil {
-				return err
-			}
+		if err := k.confirm(gone); err != nil {
+			return err
 		}
 		if err := k.ready(); err != nil {
 			return err
@@ -302,10 +398,17 @@ func (k *keeper) sweep(gone tree.Range) error {
 }
 
 // confirm looks for the record that says what the file pruned claims. Nothing
-// is removed on the word of that file alone, which anybody can have written.
+// is removed on the word of that file alone, which anybody can have written,
+// nor on that of a record that anybody can have put at the end of the log: a
+// head must count it that was signed before this run, which signs whatever it
+// has found. For what this run takes away itself nothing is looked for.
 func (k *keeper) confirm(gone tree.Range) error {
 	root, err := gone.Root()
 	if err != nil {
+		return err
+	}
+	text, err := gone.MarshalText()
+	if err != nil || string(text) == k.proven {
 		return err
 	}
 	_, all, err := survey(k.log.dir)
@@ -313,10 +416,17 @@ func (k *keeper) confirm(gone tree.Range) error {
 		return err
 	}
 	claim := TreeHead{gone.Next(), root}
-	for i := len(all) - 1; i >= 0 && !k.proven && all[i].first >= gone.Next(); i-- {
+	key := k.log.opts.Verifier
+	start := k.log.Durable() // of this run
+	for i := len(all) - 1; i >= 0 && all[i].first >= gone.Next(); i-- {
+		var said []tree.Proven
 		_, err := all[i].scan(func(line []byte, r Record) error {
+			if key != nil && r.Run == k.log.run {
+				start = all[i].first
+				return errStop
+			}
 			if r.Type == LogPrune && r.Head == claim {
-				k.proven = true
+				said = []tree.Proven{{Seq: r.Seq, Line: bytes.Clone(line)}}
 				return errStop
 			}
 			return k.pace(len(line) + 1)
@@ -324,11 +434,42 @@ func (k *keeper) confirm(gone tree.Range) error {
 		if err != nil && err != errStop {
 			return err
 		}
+		if len(said) > 0 && (key == nil || k.signedBefore(start, said) == nil) {
+			k.proven = string(text)
+			return nil
+		}
 	}
-	if !k.proven {
-		return fmt.Errorf("audit: %s says that the records before %d were taken away, and no record says so: their files are left as they are", filepath.Join(k.log.dir, prunedFile), gone.Next())
+	return fmt.Errorf("audit: %s says that the records before %d were taken away, and no record says so that a head of the log's key counts: their files are left as they are", filepath.Join(k.log.dir, prunedFile), gone.Next())
+}
+
+// signedBefore returns an error unless the records are counted by a head that
+// was signed before record start was made.
+func (k *keeper) signedBefore(start uint64, records []tree.Proven) error {
+	key := k.log.opts.Verifier
+	files, err := headFiles(k.log.dir)
+	if err != nil {
+		return err
 	}
-	return nil
+	for _, path := range slices.Backward(files) {
+		heads, err := headsOf(path)
+		if err != nil {
+			return err
+		}
+		for _, head := range slices.Backward(heads) {
+			if h, err := tree.PeekHead(head); err != nil || h.Size > start {
+				continue
+			}
+			if _, err := tree.OpenHead(head, key); err != nil {
+				continue
+			}
+			proof, err := Prove(k.log.dir, head, records, key)
+			if err == nil {
+				_, _, err = tree.CheckProof(proof, key)
+			}
+			return err
+		}
+	}
+	return errors.New("audit: no head was signed before")
 }
 
 // tell keeps in mind where the newest record stands that tells all about a

@@ -582,3 +582,134 @@ func write(t *testing.T, dir string, failures int) {
 	all.Wait()
 	try(t, l.Close())
 }
+
+func TestWhatWasPrunedIsConfirmedByASignedHead(t *testing.T) {
+	opts := withKey(t)
+	dir, old := oldLog(t, opts, "a", "b", "c")
+	gone := tree.NewRange(0)
+	for _, line := range old[:4] {
+		gone.Append(tree.Leaf(line))
+	}
+	text := append(must2(gone.MarshalText()), '\n')
+	said := Record{Type: LogPrune, Head: TreeHead{4, rfcRoot(old[:4])}, Reason: "age"}
+	left := func(t *testing.T, dir string) bool {
+		_, err := os.Stat(filepath.Join(dir, pieceName(0, 0)))
+		return err == nil
+	}
+	refuses := func(t *testing.T, k *keeper) {
+		t.Helper()
+		if err := k.retain(); err == nil || !strings.Contains(err.Error(), "no record says so") || !left(t, k.log.dir) {
+			t.Error(err)
+		}
+	}
+	t.Run("and not by a record that was put at the end of the log", func(t *testing.T) {
+		dir := copyOf(t, dir)
+		var run string
+		try(t, Read(dir, func(r Record) error { run = r.Run; return nil }))
+		forged := said
+		forged.V, forged.Seq, forged.Time, forged.Bastion, forged.Run = 1, 6, at, "b", run
+		tear(t, dir, pieceName(4, 0), string(forged.AppendJSON(nil))+"\n")
+		// The run signs it.
+		l, err := Open(dir, Options{Bastion: "b", still: true, Signer: opts.Signer, Verifier: opts.Verifier, headPause: opts.headPause})
+		if err != nil {
+			return // even better
+		}
+		defer l.Close()
+		signedAll(t, l)
+		try(t, os.WriteFile(filepath.Join(dir, prunedFile), text, 0o600))
+		refuses(t, keeperOf(l))
+	})
+	t.Run("nor by one of the same run", func(t *testing.T) {
+		l := open(t, copyOf(t, dir), opts)
+		must(t, l, said)
+		signedAll(t, l)
+		try(t, os.WriteFile(filepath.Join(l.dir, prunedFile), text, 0o600))
+		refuses(t, keeperOf(l))
+	})
+	t.Run("but by one that an earlier run signed, which goes for that content only", func(t *testing.T) {
+		dir := copyOf(t, dir)
+		l := open(t, dir, opts)
+		must(t, l, said)
+		try(t, l.Close())
+		l = open(t, dir, opts)
+		first := must2(os.ReadFile(filepath.Join(dir, pieceName(0, 0))))
+		try(t, os.WriteFile(filepath.Join(dir, prunedFile), text, 0o600))
+		k := keeperOf(l)
+		try(t, k.retain())
+		same(t, left(t, dir), false)
+
+		more := gone.Clone()
+		more.Append(tree.Leaf(old[4]))
+		try(t, os.WriteFile(filepath.Join(dir, pieceName(0, 0)), first, 0o600),
+			os.WriteFile(filepath.Join(dir, prunedFile), append(must2(more.MarshalText()), '\n'), 0o600))
+		refuses(t, k)
+	})
+}
+
+// copyOf is a copy of a log.
+func copyOf(t *testing.T, from string) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "log")
+	try(t, os.CopyFS(dir, os.DirFS(from)))
+	return dir
+}
+
+func TestADiskThatIsFullOfWhatIsToGo(t *testing.T) {
+	for _, opts := range []Options{withKey(t), {}} {
+		dir, old := oldLog(t, opts, "a", "b")
+		d := &testDisk{}
+		began := time.Now()
+		opts.disk = d
+		opts.now = func() time.Time { return at.Add(48*time.Hour + time.Since(began)) }
+		l := open(t, dir, opts)
+		mustNote(t, l, "c")
+		signedAll(t, l)
+		keepNow(t, l)
+		l.opts.RetainAge = 100 * time.Hour
+		k := keeperOf(l)
+		try(t, k.round())
+		path := filepath.Join(dir, reserveFile)
+		info := must2(os.Stat(path))
+		same(t, [2]int64{info.Size(), int64(info.Mode())}, [2]int64{reserveSize, 0o600})
+
+		d.failing(func(op, name string) error {
+			_, err := os.Stat(path)
+			_, err2 := os.Stat(filepath.Join(dir, stem(0, 0)+packedEnd))
+			if op == "write" && err == nil && err2 == nil {
+				return syscall.ENOSPC
+			}
+			return nil
+		})
+		l.opts.RetainAge = time.Hour
+		try(t, k.round())
+		same(t, taken(t, dir), 4)
+		same(t, must2(os.Stat(path)).Size(), reserveSize) // again
+		d.failing(nil)
+		proves(t, dir, opts, old)
+	}
+}
+
+func TestASegmentThatCannotBePackedTakesTheRoomOfOlderOnes(t *testing.T) {
+	d := &testDisk{}
+	dir, _ := oldLog(t, Options{}, "a", "b")
+	l := open(t, dir, Options{})
+	keepNow(t, l)
+	try(t, l.Close())
+	l = open(t, dir, Options{})
+	for range 50 {
+		mustNote(t, l, NewID("x"))
+	}
+	try(t, l.Close())
+	l = open(t, dir, Options{disk: d, SegmentSize: 1, RetainSize: 4000})
+	d.failing(func(op, name string) error {
+		if op == "write" && strings.HasSuffix(name, packedEnd+tmpEnd) {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	if err := keeperOf(l).round(); !errors.Is(err, syscall.ENOSPC) {
+		t.Error(err)
+	}
+	same(t, taken(t, dir), 4)
+	d.failing(nil)
+}
