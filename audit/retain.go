@@ -276,6 +276,7 @@ func (k *keeper) declare(d *pruning, gone tree.Range) error {
 	if err := k.ready(); err != nil {
 		return err
 	}
+	k.proven = string(text) // even if what follows fails halfway
 	disk := k.log.opts.disk
 	text, err := sealPruned(d.tree, k.log.opts.Signer)
 	if err == nil {
@@ -283,9 +284,6 @@ func (k *keeper) declare(d *pruning, gone tree.Range) error {
 	}
 	if err == nil {
 		err = disk.SyncDir(k.log.dir)
-	}
-	if err == nil {
-		k.proven = string(text)
 	}
 	return err
 }
