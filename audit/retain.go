@@ -378,6 +378,11 @@ func (k *keeper) sweep(gone tree.Range) error {
 		if err := k.confirm(gone); err != nil {
 			return err
 		}
+		if !removed { // the name pruned must be durable before any file goes
+			if err := k.log.opts.disk.SyncDir(k.log.dir); err != nil {
+				return fmt.Errorf("audit: remove what retention took away: %w", err)
+			}
+		}
 		if err := k.ready(); err != nil {
 			return err
 		}
