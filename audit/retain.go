@@ -278,9 +278,9 @@ func (k *keeper) declare(d *pruning, gone tree.Range) error {
 	}
 	k.proven = string(text) // even if what follows fails halfway
 	disk := k.log.opts.disk
-	text, err := sealPruned(d.tree, k.log.opts.Signer)
+	content, err := sealPruned(d.tree, k.log.opts.Signer)
 	if err == nil {
-		err = writeFile(disk, filepath.Join(k.log.dir, prunedFile), text)
+		err = writeFile(disk, filepath.Join(k.log.dir, prunedFile), content)
 	}
 	if err == nil {
 		err = disk.SyncDir(k.log.dir)
