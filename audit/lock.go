@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,6 +33,13 @@ func (k *lock) check() error {
 	return nil
 }
 
+// How often a lock that is held is tried again, and how soon: Verify holds it
+// for a moment, to see whether somebody writes.
+const (
+	lockTries = 10
+	lockPause = 50 * time.Millisecond
+)
+
 // lockDir makes the caller the only writer of dir until the file is closed or
 // the process ends, however it ends. The file itself stays: removing it would
 // let two processes each lock one of the same name.
@@ -42,6 +50,13 @@ func lockDir(dir string) (*lock, error) {
 		return nil, fmt.Errorf("audit: lock the log: %w", err)
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	for range lockTries {
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			break
+		}
+		time.Sleep(lockPause)
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		pid, _ := io.ReadAll(io.LimitReader(f, 20))
 		f.Close()
