@@ -11,7 +11,8 @@
 //	    dir/00000000000000000812.jsonl         records 812 …, the segment that is written
 //	    dir/current.jsonl                      a symbolic link to that one
 //	    dir/policies/9f86d081….yaml            a policy that was in force, by its hash
-//	    dir/pruned                             the hashes of what retention took away
+//	    dir/pruned                             the hashes of what retention took away, signed
+//	    dir/reserve                            room for what it writes on a full disk
 //	    dir/00000000000000000000.jsonl.torn-…  what a crash left half written
 //
 // A [Record] is one event and a [Log] is the only writer of a folder. A run,
@@ -39,6 +40,7 @@
 // there, no record is lost by it.
 //
 // [Open] cuts off what a crash left half written, keeps the cut bytes beside
-// the segment, and records forwards that a dead run left open as lost. Damage
-// that no crash can do stops it.
+// the segment, and records forwards that a dead run left open as lost. It
+// makes durable what it counts, and holds it against the newest signed head:
+// damage below that, or that no crash can do, stops it.
 package audit

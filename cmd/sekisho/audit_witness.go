@@ -18,6 +18,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/sys/unix"
 
+	"sekisho/audit"
 	"sekisho/audit/tree"
 )
 
@@ -231,13 +232,11 @@ func (w *witness) remembered() (*tree.Head, []byte, error) {
 	if err != nil {
 		return nil, nil, failf(hint, "%s is missing, and %s cannot be read: %v", w.state, w.history(), reason(err))
 	}
-	// What stands before the last head ends in an empty line, and a head has
-	// another one before its signature.
-	last := bytes.TrimSuffix(text, []byte("\n"))
-	if i := bytes.LastIndex(last, []byte("\n\n")); i >= 0 {
-		last = last[bytes.LastIndex(last[:i], []byte("\n\n"))+1:]
-		last = bytes.TrimPrefix(last, []byte("\n"))
+	heads := audit.SplitHeads(text)
+	if len(heads) == 0 || !bytes.HasSuffix(text, heads[len(heads)-1]) {
+		return nil, nil, failf(hint, "%s is missing, and %s does not end with a whole head", w.state, w.history())
 	}
+	last := heads[len(heads)-1]
 	h, err := tree.OpenHead(last, w.keys...)
 	if err != nil {
 		return nil, nil, failf(hint, "%s is missing, and the last head of %s is none: %w", w.state, w.history(), err)
