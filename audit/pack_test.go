@@ -268,12 +268,17 @@ func TestHeadsAreThinned(t *testing.T) {
 // the keeper has come to an end, too.
 func faults(t *testing.T, opts Options, make func(t *testing.T) string, check func(t *testing.T, dir string)) {
 	t.Helper()
+	opts.headPause = time.Millisecond
 	start := make(t)
 	for _, crashing := range []bool{false, true} {
 		if crashing && opts.Signer == nil {
 			break // what is done without a key is a part of what is done with one
 		}
-		for n := 0; ; n++ {
+		first := 0
+		if crashing {
+			first = 1
+		}
+		for n := first; ; n += 2 { // of two operations in a row, one fails alone and one with all after it
 			dir := filepath.Join(t.TempDir(), "log")
 			try(t, os.CopyFS(dir, os.DirFS(start)))
 			d := &testDisk{}
