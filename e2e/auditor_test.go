@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -148,9 +149,18 @@ func replaceLog(t *testing.T, b *bastion, from string) {
 	if err := os.CopyFS(b.auditAt, os.DirFS(from)); err != nil {
 		t.Fatal(err)
 	}
-	os.Chmod(b.auditAt, 0o700)
-	files, _ := filepath.Glob(filepath.Join(b.auditAt, "*"))
-	for _, f := range files {
-		os.Chmod(f, 0o600)
+	err := filepath.WalkDir(b.auditAt, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir():
+			return os.Chmod(path, 0o700)
+		case d.Type().IsRegular():
+			return os.Chmod(path, 0o600)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
