@@ -8,14 +8,21 @@ import (
 	"testing"
 )
 
-// These need root to give files to others.
-func TestOwners(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("this test needs root")
-		}
+// needRoot skips a test that gives files to others, or in CI fails it, unless it
+// runs as root.
+func needRoot(t *testing.T) {
+	t.Helper()
+	switch {
+	case os.Geteuid() == 0:
+	case os.Getenv("CI") != "":
+		t.Fatal("this test needs root, and in CI nothing is skipped")
+	default:
 		t.Skip("this test needs root")
 	}
+}
+
+func TestOwners(t *testing.T) {
+	needRoot(t)
 	const service, other = 1001, 1002
 	for _, test := range []struct {
 		name   string
@@ -79,12 +86,7 @@ func TestOwners(t *testing.T) {
 }
 
 func TestLinksOfOthersAreRefused(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("this test needs root")
-		}
-		t.Skip("this test needs root")
-	}
+	needRoot(t)
 	dir := t.TempDir()
 	file, link := filepath.Join(dir, "policy.yaml"), filepath.Join(dir, "link")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
