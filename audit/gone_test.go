@@ -97,6 +97,9 @@ func TestTheSegmentIsGone(t *testing.T) {
 		"another in its place": func(path string) error {
 			return errors.Join(os.Rename(path, path+".old"), os.WriteFile(path, []byte("another\n"), 0o600))
 		},
+		"moved away, and a link to it in its place": func(path string) error {
+			return errors.Join(os.Rename(path, path+".old"), os.Symlink(path+".old", path))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

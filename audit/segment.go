@@ -55,7 +55,7 @@ func (osDisk) SyncDir(dir string) error {
 // written to it is nowhere otherwise, though every fsync succeeds. While the
 // file is open, no other can be taken for it.
 func inPlace(file os.FileInfo, path string) error {
-	info, err := os.Stat(path)
+	info, err := os.Lstat(path) // a link to the file elsewhere is not the file
 	if err == nil && !os.SameFile(file, info) {
 		err = fmt.Errorf("%s is another file now", path)
 	}
@@ -75,14 +75,14 @@ type segment struct {
 // create makes the file for the records from first on and makes its name
 // durable. If that fails, made tells whether a file of that name may be left.
 func create(d disk, dir string, first uint64, now time.Time) (s *segment, made bool, err error) {
-	all, err := list(dir)
+	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, false, err
+		return nil, false, fmt.Errorf("audit: list the segments: %w", err)
 	}
-	nth := 0 // after all that began here and failed
-	for _, p := range all {
-		if p.first == first {
-			nth = p.nth + 1
+	nth := 0 // after all that began here and failed, whatever they are now: somebody's link stops no record
+	for _, e := range entries {
+		if p, ok := parsePieceName(e.Name()); ok && p.first == first {
+			nth = max(nth, p.nth+1)
 		}
 	}
 	stem := stem(first, nth)
