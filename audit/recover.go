@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -51,7 +52,13 @@ func Open(dir string, opts Options) (*Log, error) {
 		return nil, err
 	}
 	l := newLog(dir, opts, lock)
-	if err := l.recover(); err != nil {
+	err = l.recover()
+	if errors.Is(err, syscall.ENOSPC) && !errors.Is(err, ErrInFlight) && l.opts.disk.Remove(filepath.Join(dir, reserveFile)) == nil {
+		// Without a start there is no retention, which would make room.
+		l.retry = time.Time{}
+		err = l.recover()
+	}
+	if err != nil {
 		if l.seg != nil {
 			l.seg.Close()
 		}

@@ -3,6 +3,7 @@ package audit
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -478,4 +480,43 @@ func TestKill(t *testing.T) {
 	}
 	lostOnce(t, dir)
 	t.Logf("%d acknowledged, %d in the log", len(said), len(got))
+}
+
+// A disk that is full of a log whose oldest segments could go keeps it from
+// starting, and so from letting them go: the room that is kept is for that, too.
+func TestAStartOnAFullDiskTakesTheReserve(t *testing.T) {
+	for _, torn := range []string{"", `{"v":1,"se`} {
+		dir := t.TempDir()
+		l := open(t, dir, Options{})
+		mustNote(t, l, "a")
+		try(t, l.Close())
+		tear(t, dir, pieceName(0, 0), torn)
+		d := &testDisk{}
+		full := true
+		d.failing(func(op, name string) error {
+			if op == "remove" && name == reserveFile {
+				full = false
+			}
+			if op == "write" && full {
+				return syscall.ENOSPC
+			}
+			return nil
+		})
+		before := folder(t, dir)
+		opts := Options{Bastion: "b", disk: d, still: true}
+		if _, err := Open(dir, opts); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("without a reserve: %v", err)
+		}
+		same(t, folder(t, dir), before)
+
+		full = true
+		try(t, os.WriteFile(filepath.Join(dir, reserveFile), make([]byte, reserveSize), 0o600))
+		l, err := Open(dir, opts)
+		try(t, err)
+		d.failing(nil)
+		mustNote(t, l, "b")
+		same(t, l.Recovered().Cut, int64(len(torn)))
+		try(t, l.Close())
+		same(t, notes(t, dir), []string{"a", "b"})
+	}
 }

@@ -91,8 +91,8 @@ func (k *keeper) retain() error {
 }
 
 // The file reserve takes room on the disk, so that some is left when the disk
-// is full of what is to go: to take anything away, a record, a head and the
-// file pruned must be written first.
+// is full of what is to go: to take anything away, the log must have started,
+// and a record, a head and the file pruned must be written first.
 const (
 	reserveFile = "reserve"
 	reserveSize = 1 << 20
