@@ -29,17 +29,13 @@ grown since then. sekisho audit witness asks for it over SSH, and checks it.`,
 					return usagef("the second line of a head is its size", "%q is not a number of records", args[0])
 				}
 			}
-			log, err := p.findKeyed(cmd, nil)
-			if err != nil {
-				return err
-			}
-			head, err := p.newestHead(log)
+			log, head, err := p.newestHead(cmd)
 			if err != nil {
 				return err
 			}
 			answer, err := audit.Answer(log.dir, head, from, log.keys...)
 			if err != nil {
-				return failf("sekisho audit verify tells what is wrong with a log", "%w", err)
+				return unprovable(err)
 			}
 			if _, err := std.out.Write(answer); err != nil {
 				return err
@@ -57,15 +53,23 @@ grown since then. sekisho audit witness asks for it over SSH, and checks it.`,
 	return cmd
 }
 
-// newestHead is the newest that is signed; of a server's own log a fresh one,
-// over all that is durable.
-func (p *logPlace) newestHead(log foundLog) ([]byte, error) {
+// newestHead finds the log and the newest head that is signed; of a server's own
+// log a fresh one, over all that is durable.
+func (p *logPlace) newestHead(cmd *cobra.Command) (log foundLog, head []byte, err error) {
+	if log, err = p.findKeyed(cmd, nil); err != nil {
+		return log, nil, err
+	}
 	if p.served != nil {
-		return p.served.book.Head()
+		head, err = p.served.book.Head()
+		return log, head, err
 	}
-	head, _, err := audit.NewestHead(log.dir, log.keys...)
-	if err != nil {
-		return nil, failf("heads are signed by a server that runs, and checked with its public log key: --key", "%w", err)
+	if head, _, err = audit.NewestHead(log.dir, log.keys...); err != nil {
+		err = failf("heads are signed by a server that runs, and checked with its public log key: --key", "%w", err)
 	}
-	return head, nil
+	return log, head, err
+}
+
+// unprovable is the error of a proof that cannot be made.
+func unprovable(err error) error {
+	return failf("sekisho audit verify tells what is wrong with a log", "%w", err)
 }

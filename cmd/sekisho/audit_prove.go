@@ -32,11 +32,7 @@ with sekisho audit check-proof, on any machine and without the log.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			log, err := p.findKeyed(cmd, nil)
-			if err != nil {
-				return err
-			}
-			head, err := p.newestHead(log)
+			log, head, err := p.newestHead(cmd)
 			if err != nil {
 				return err
 			}
@@ -53,7 +49,7 @@ with sekisho audit check-proof, on any machine and without the log.`,
 			}
 			text, err := audit.Prove(log.dir, head, records, log.keys...)
 			if err != nil {
-				return failf("sekisho audit verify tells what is wrong with a log", "%w", err)
+				return unprovable(err)
 			}
 			_, err = std.out.Write(text)
 			return err

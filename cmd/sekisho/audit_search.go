@@ -44,9 +44,7 @@ func newAuditSearch(std stdio, served *servedLog) *cobra.Command {
 				return unread(err)
 			}
 			l := newLooking(std, log)
-			l.unknown("type", q.Types, knownTypes)
-			l.unknown("reason", q.Reasons, knownReasons)
-			l.begins(q, f.zone(), false)
+			l.warns(q, f.zone())
 			opts := l.options()
 			opts.Last = last
 			out := newPrinter(std.out, f.zone(), asJSON)
@@ -63,6 +61,13 @@ func newAuditSearch(std stdio, served *servedLog) *cobra.Command {
 	fl.BoolVar(&asJSON, "json", false, "print the lines as they stand in the log")
 	p.addFlags(cmd)
 	return cmd
+}
+
+// warns tells what of a query nothing can be found by.
+func (l *looking) warns(q query.Query, zone *time.Location) {
+	l.unknown("type", q.Types, knownTypes)
+	l.unknown("reason", q.Reasons, knownReasons)
+	l.begins(q, zone, false)
 }
 
 // found ends a command that prints what it finds.

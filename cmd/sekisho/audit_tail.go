@@ -41,9 +41,7 @@ until it is interrupted.
 				return unread(err)
 			}
 			l := newLooking(std, log)
-			l.unknown("type", q.Types, knownTypes)
-			l.unknown("reason", q.Reasons, knownReasons)
-			l.begins(q, f.zone(), false)
+			l.warns(q, f.zone())
 			out := newPrinter(std.out, f.zone(), asJSON)
 			var following *audit.FollowOptions
 			if follow {
