@@ -47,6 +47,7 @@ func (c *connection) directTCPIP(ch ssh.NewChannel, answered func()) {
 		dialled()
 		channel, requests, err := ch.Accept()
 		if err != nil {
+			go discardUnread(ch)
 			return nil, err
 		}
 		answered()

@@ -3,11 +3,13 @@ package bastion_test
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,17 +72,64 @@ func TestASessionThatIsNeverClosedEnds(t *testing.T) {
 }
 
 func TestAChannelThatCannotBeConfirmedDoesNotWedgeItsConnection(t *testing.T) {
-	b := bastiontest.Start(t, bastiontest.Options{})
-	port := bastiontest.Target(t, pour)
-	raw := logIn(t, b)
-	raw.OpenTarget(0, 1<<31-1, "target", port)
-	awaitFull(t, b)
-	raw.Open("session", 1, 1<<20, nil) // the confirmation has nowhere to go
-	for range 40 {
-		raw.Request(1, "env")
+	for _, kind := range []string{"session", "direct-tcpip"} {
+		t.Run(kind, func(t *testing.T) {
+			l := &brokenListener{Listener: loopback(t)}
+			b := bastiontest.Start(t, bastiontest.Options{Listener: l})
+			port := bastiontest.Target(t, bastiontest.Echo)
+			raw := logIn(t, b)
+			l.broken.Store(true)
+			raw.Send(append([]byte{80}, ssh.Marshal(struct {
+				Type  string
+				Reply bool
+			}{"keepalive@openssh.com", true})...)) // its answer is what fails
+			bastiontest.Eventually(t, "the server's write has failed", l.failed.Load)
+			if kind == "session" {
+				raw.Open(kind, 0, 1<<20, nil)
+			} else {
+				raw.OpenTarget(0, 1<<20, "target", port)
+			}
+			for range 40 { // more than a queue of the library holds
+				raw.Request(0, "env")
+			}
+			gone(t, b)
+			b.Book.Await(t, audit.ConnClose, 1)
+		})
 	}
-	raw.Close()
-	gone(t, b)
+}
+
+// brokenListener accepts connections that can be read and, once it is broken,
+// not written.
+type brokenListener struct {
+	net.Listener
+	broken, failed atomic.Bool
+}
+
+func (l *brokenListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return brokenConn{c, l}, err
+}
+
+type brokenConn struct {
+	net.Conn
+	l *brokenListener
+}
+
+func (c brokenConn) Write(p []byte) (int, error) {
+	if c.l.broken.Load() {
+		c.l.failed.Store(true)
+		return 0, errors.New("the network is broken")
+	}
+	return c.Conn.Write(p)
+}
+
+func loopback(t *testing.T) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
 }
 
 // awaitFull waits until the client of the first forward, which does not read,

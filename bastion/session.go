@@ -31,6 +31,7 @@ func (c *connection) session(ch ssh.NewChannel, answered func()) {
 	}
 	channel, requests, err := ch.Accept()
 	if err != nil {
+		discardUnread(ch)
 		return
 	}
 	answered()

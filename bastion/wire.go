@@ -37,17 +37,14 @@ func (w *wire) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write reports no error: it closes the connection, and then Read tells. An
-// error of a Write lets x/crypto/ssh fail to confirm a channel and yet take
-// the peer's requests for it into a queue that nobody has been given to read;
-// its loop then waits on that queue for ever, and never sees the connection's
-// end.
+// Write ends the connection when it fails: nothing can be answered any more.
 func (w *wire) Write(p []byte) (int, error) {
-	if _, err := w.Conn.Write(p); err != nil {
+	n, err := w.Conn.Write(p)
+	if err != nil {
 		w.failed(err)
 		w.Conn.Close()
 	}
-	return len(p), nil
+	return n, err
 }
 
 func (w *wire) failed(err error) {
