@@ -98,8 +98,9 @@ func TestAChannelThatCannotBeConfirmedDoesNotWedgeItsConnection(t *testing.T) {
 	}
 }
 
-// brokenListener accepts connections that can be read and, once it is broken,
-// not written.
+// brokenListener accepts connections that, once it is broken, cannot be
+// written, but still be read for a while after they are closed, as what the
+// library had already taken is.
 type brokenListener struct {
 	net.Listener
 	broken, failed atomic.Bool
@@ -121,6 +122,14 @@ func (c brokenConn) Write(p []byte) (int, error) {
 		return 0, errors.New("the network is broken")
 	}
 	return c.Conn.Write(p)
+}
+
+func (c brokenConn) Close() error {
+	if !c.l.broken.Load() {
+		return c.Conn.Close()
+	}
+	time.AfterFunc(300*time.Millisecond, func() { c.Conn.Close() })
+	return nil
 }
 
 func loopback(t *testing.T) net.Listener {

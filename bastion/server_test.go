@@ -560,7 +560,7 @@ grants:
 	// What an ended forward had already read may still come back: that it is
 	// ended shows when nothing comes any more.
 	over := func(c net.Conn) bool {
-		for range 10 {
+		for began := time.Now(); time.Since(began) < bastiontest.Wait; {
 			if !alive(c) {
 				return true
 			}
