@@ -82,7 +82,8 @@ type connection struct {
 func newConnection(s *Server, conn net.Conn) *connection {
 	c := &connection{server: s, id: audit.NewID("c"), source: addrPort(conn.RemoteAddr()), started: time.Now()}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
-	c.wire = newWire(conn, func(err error) { c.cancel(lostCause(err)) })
+	seat := s.turns.seat(sourceOf(c.source.Addr()), c.ctx.Done())
+	c.wire = newWire(conn, seat, func(err error) { c.cancel(lostCause(err)) })
 	c.dials = make(chan struct{}, s.limits.MaxPendingDialsPerConnection)
 	c.busy.Store(clock())
 	return c
@@ -147,7 +148,8 @@ func (c *connection) handshakeAndServe() {
 		c.end(&endCause{reasonLoginGrace, fmt.Sprintf("not logged in within login_grace, %v", c.server.limits.LoginGrace)})
 	})
 	defer grace.Stop()
-	c.login.finished = func() { grace.Stop() }
+	c.login.finished = func() { grace.Stop(); c.wire.loggedIn() }
+	defer c.wire.loggedIn() // or it never was: its turn is given back too
 
 	server := &gl.Server{
 		ConnCallback: func(ctx gl.Context, conn net.Conn) net.Conn {

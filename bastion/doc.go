@@ -3,8 +3,8 @@
 // allows, recording each forward before anything is dialled.
 //
 //	listener ─▶ gate ─▶ connection ─▶ login ─▶ channels ─▶ Forwarder ─▶ relay
-//	           (count)  (one SSH      (who)    (direct-     │
-//	                     connection)            tcpip …)    ├─ Authorizer  may they?
+//	          (penalty, (one SSH      (by      (direct-     │
+//	           count)    connection)   turns)   tcpip …)    ├─ Authorizer  may they?
 //	                                                        ├─ Resolver    which addresses?
 //	                                                        ├─ Recorder    in the book, durable
 //	                                                        └─ Dialer      exactly that address

@@ -138,6 +138,7 @@ type Forwarder struct {
 
 	live    live
 	counts  counts
+	pace    pace
 	writing atomic.Int64 // records that are still to be written
 	// giveUp ends when the server no longer waits for ends to be recorded.
 	giveUp     context.Context

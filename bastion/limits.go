@@ -46,7 +46,7 @@ func DefaultLimits() Limits {
 		LoginGrace:                   30 * time.Second,
 		MaxAuthTries:                 20,
 		MaxStartups:                  200,
-		MaxStartupsPerSource:         30,
+		MaxStartupsPerSource:         64, // Ansible and CI come with 50 at once
 		MaxConnections:               10000,
 		MaxConnectionsPerUser:        200,
 		MaxForwards:                  20000,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sekisho/audit"
@@ -203,7 +204,32 @@ func (f *Forwarder) tend(ctx context.Context) {
 		for _, fw := range f.live.snapshot() {
 			f.tendOne(fw)
 		}
+		f.pace.measure(&f.live)
 	}
+}
+
+// pace tells whether forwards move so many bytes that handshakes are to leave
+// them the CPUs.
+type pace struct {
+	busy atomic.Bool
+
+	// The last measurement; tend's.
+	at    int64 // see clock
+	moved uint64
+}
+
+// busyPace is a rate, in bytes a second, that people who type do not reach.
+const busyPace = 1 << 20
+
+func (p *pace) measure(l *live) {
+	now := clock()
+	took := time.Duration(now - p.at)
+	if took < time.Second/5 {
+		return // too short to tell
+	}
+	up, down := l.bytes()
+	p.busy.Store(float64(up+down-p.moved) >= busyPace*took.Seconds())
+	p.at, p.moved = now, up+down
 }
 
 // tendEvery is the tick at which limits, and the edges of time in the policy,

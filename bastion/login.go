@@ -267,6 +267,7 @@ func (l *login) finish(c *connection, ended *endCause) {
 	if unproven(l.err) {
 		l.accepted = l.last // and no key that was offered before it
 	}
+	c.server.penalise(c.source, l.offence(&c.wire.before, ended))
 	reason, detail, hint := l.why(ended)
 	var negotiation *ssh.AlgorithmNegotiationError
 	switch {
@@ -313,8 +314,6 @@ func (l *login) finish(c *connection, ended *endCause) {
 
 // why says why a login was not finished, and what an administrator can do.
 func (l *login) why(ended *endCause) (reason, detail, hint string) {
-	var auth *ssh.ServerAuthError
-	exhausted := errors.As(l.err, &auth) && len(auth.Errors) > 0 && strings.Contains(auth.Errors[len(auth.Errors)-1].Error(), "too many authentication")
 	switch {
 	case ended.reason == reasonLoginGrace:
 		return ended.reason, ended.detail, "nothing to do, unless people are slow to touch or unlock their keys: then raise limits.login_grace"
@@ -328,7 +327,7 @@ func (l *login) why(ended *endCause) (reason, detail, hint string) {
 		return reasonSHA1, "the client can only sign with SHA-1 (ssh-rsa), which is refused", "the client must be newer, or use an ed25519 or ecdsa key"
 	case l.accepted != "":
 		return reasonNotProven, fmt.Sprintf("%s was offered and accepted; the client left before it had signed with it", l.accepted), "nothing to do: it was not unlocked or touched, or the client only asked"
-	case exhausted && len(l.methods) == 0:
+	case l.exhausted() && len(l.methods) == 0:
 		return reasonTooMany, fmt.Sprintf("%d keys were refused", l.refused), "the client's agent holds too many keys: IdentitiesOnly=yes with the right IdentityFile on the client, or raise limits.max_auth_tries"
 	case len(l.offered) > 0:
 		last := l.offered[len(l.offered)-1]
@@ -338,6 +337,41 @@ func (l *login) why(ended *endCause) (reason, detail, hint string) {
 	}
 	return reasonNoKey, "the client offered no key", "the client has no key to offer, or was not told which: ssh -i FILE"
 }
+
+// exhausted reports whether the client used all its tries up.
+func (l *login) exhausted() bool {
+	var auth *ssh.ServerAuthError
+	return errors.As(l.err, &auth) && len(auth.Errors) > 0 && strings.Contains(auth.Errors[len(auth.Errors)-1].Error(), "too many authentication")
+}
+
+// offence is what the client's source is to be penalised for. Refused offers
+// are none, nor a key that was never proven: agents offer all they hold, and
+// people do not always touch their token. Nor is what the server brought about.
+func (l *login) offence(wire *beforeLogin, ended *endCause) offence {
+	var negotiation *ssh.AlgorithmNegotiationError
+	switch {
+	case ended.reason == reasonLoginGrace:
+		if wire.seat.waitedInVain() {
+			return noOffence // it was not the client who was slow
+		}
+		return graceExceeded
+	case !ended.byClient() || l.noRoom != nil:
+		return noOffence
+	case l.begun && unproven(l.err) && l.accepted != "", l.exhausted(), len(l.methods) > 0:
+		return authFail
+	case errors.As(l.err, &negotiation):
+		return noAuth
+	case unproven(l.err) && !left(l.err) && ended.reason != reasonClientLost:
+		return badBytes
+	case wire.spoke.Load() && !wire.shownHostKey():
+		return noAuth
+	}
+	return noOffence
+}
+
+// left reports whether err, of a handshake, is that of a client that was gone
+// in the middle of a packet.
+func left(err error) bool { return errors.Is(err, io.ErrUnexpectedEOF) }
 
 // unproven reports whether err, of a handshake, is that of a signature: the
 // library returns it as it is and closes the connection.

@@ -28,6 +28,8 @@ type Config struct {
 	Limits   Limits
 	Log      *logrus.Logger
 
+	Penalties Penalties // the zero one has none
+
 	Progress          time.Duration // between forward.progress records; 0: none
 	CloseOnLogFailure bool
 
@@ -55,6 +57,8 @@ type Server struct {
 	log       *logrus.Logger
 	policies  policies
 	gate      *gate
+	penalised *penalised
+	turns     *turns
 	forwarder *Forwarder
 	flood     *flood
 	now       func() time.Time // Config.Now
@@ -62,7 +66,7 @@ type Server struct {
 	audit     AuditCommand     // Config.Audit
 	readers   chan struct{}    // has one in it for each who reads the log
 
-	gateLines, handshakeLines throttle // of what strangers do and no record tells
+	gateLines, handshakeLines, penaltyLines throttle // of what strangers do and no record tells
 
 	tending context.CancelFunc
 	tended  sync.WaitGroup
@@ -87,10 +91,11 @@ func New(c Config) (*Server, error) {
 		gate:      newGate(c.Limits),
 		listeners: map[net.Listener]struct{}{},
 		conns:     map[*connection]struct{}{},
-		gateLines: throttle{every: floodWindow}, handshakeLines: throttle{every: floodWindow},
-		rekey: c.RekeyThreshold,
-		now:   c.Now,
-		audit: c.Audit, readers: make(chan struct{}, maxReaders),
+		gateLines: throttle{every: floodWindow}, handshakeLines: throttle{every: floodWindow}, penaltyLines: throttle{every: floodWindow},
+		penalised: newPenalised(c.Penalties),
+		rekey:     c.RekeyThreshold,
+		now:       c.Now,
+		audit:     c.Audit, readers: make(chan struct{}, maxReaders),
 	}
 	for _, key := range c.HostKeys {
 		signer, err := hostSigner(key)
@@ -117,6 +122,7 @@ func New(c Config) (*Server, error) {
 		authorizer: &s.policies, hosts: c.Hosts, dns: c.DNS, dialer: c.Dialer, recorder: c.Recorder,
 		limits: c.Limits, progress: c.Progress, closeOnLogFailure: c.CloseOnLogFailure, log: c.Log,
 	}
+	s.turns = newTurns(s.forwarder.pace.busy.Load)
 	s.forwarder.giveUp, s.forwarder.stopTrying = context.WithCancel(context.Background())
 	s.flood = newFlood(c.Recorder, c.Limits.DialTimeout, c.Log, s.forwarder.recordFailed)
 	if c.DNS == nil {
@@ -167,11 +173,15 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 }
 
-// accept serves a connection, unless a limit refuses it.
+// accept serves a connection, unless a penalty or a limit refuses it.
 func (s *Server) accept(conn net.Conn) {
 	addr := addrPort(conn.RemoteAddr())
 	source := sourceOf(addr.Addr())
-	if cause := s.gate.enter(source); cause != nil {
+	cause := s.penalised.refusal(addr.Addr(), time.Now())
+	if cause == nil {
+		cause = s.gate.enter(source)
+	}
+	if cause != nil {
 		conn.Close()
 		s.forwarder.counts.refused(cause.reason)
 		if n, ok := s.gateLines.take(time.Now()); ok {
@@ -206,6 +216,24 @@ func (s *Server) accept(conn net.Conn) {
 		c.serve()
 	}()
 }
+
+// penalise adds to the penalties of a source.
+func (s *Server) penalise(source netip.AddrPort, o offence) {
+	now := time.Now()
+	left, refused := s.penalised.add(source.Addr(), o, now)
+	if !refused {
+		return
+	}
+	if n, ok := s.penaltyLines.take(now); ok {
+		s.log.WithFields(logrus.Fields{
+			fieldSource: sourceOf(source.Addr()), "offence": string(o), "for": roundUp(left), "times": n,
+			"hint": "if others come from there too, as from a load balancer or an office, list it in penalties.exempt",
+		}).Warn("a source is refused, for what it did before logging in")
+	}
+}
+
+// Penalised is how many sources are refused now for their penalties.
+func (s *Server) Penalised() int { return s.penalised.count(time.Now()) }
 
 // SetPolicy puts another policy in force: at once for what begins, and for
 // what runs. It ends the forwards and connections that the policy no longer

@@ -18,15 +18,25 @@ type wire struct {
 	// not due to our own Close.
 	lost     func(error)
 	lostOnce atomic.Bool
+
+	before beforeLogin
 }
 
-func newWire(c net.Conn, lost func(error)) *wire {
+func newWire(c net.Conn, seat *seat, lost func(error)) *wire {
 	w := &wire{Conn: c, lost: lost}
+	w.before.seat = seat
 	w.heard.Store(clock())
 	return w
 }
 
 func (w *wire) Read(p []byte) (int, error) {
+	if !w.before.over.Load() || len(w.before.ahead) > 0 {
+		return w.readBeforeLogin(p)
+	}
+	return w.read(p)
+}
+
+func (w *wire) read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
 	if n > 0 {
 		w.heard.Store(clock())
@@ -39,6 +49,9 @@ func (w *wire) Read(p []byte) (int, error) {
 
 // Write ends the connection when it fails: nothing can be answered any more.
 func (w *wire) Write(p []byte) (int, error) {
+	if !w.before.over.Load() {
+		w.before.writes.Add(1)
+	}
 	n, err := w.Conn.Write(p)
 	if err != nil {
 		w.failed(err)
@@ -46,6 +59,56 @@ func (w *wire) Write(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// beforeLogin is what a wire does until its client has logged in: between two
+// reads the handshake has a turn, and it is noted how far the client came.
+type beforeLogin struct {
+	seat   *seat
+	over   atomic.Bool
+	spoke  atomic.Bool  // the client has sent something
+	writes atomic.Int32 // to the client
+	ahead  []byte       // read and not yet asked for; of whoever reads
+}
+
+// readBeforeLogin gives the handshake's turn back, and takes another once there
+// is something to work on. The library reads the client's version byte by byte:
+// there more is read at a time.
+func (w *wire) readBeforeLogin(p []byte) (int, error) {
+	b := &w.before
+	if len(b.ahead) == 0 {
+		b.seat.give()
+		into := p
+		if len(p) < 256 {
+			into = make([]byte, 256)
+		}
+		n, err := w.read(into)
+		if n == 0 {
+			return 0, err
+		}
+		b.spoke.Store(true)
+		if !b.seat.take() {
+			return 0, net.ErrClosed
+		}
+		if len(into) == len(p) {
+			return n, err
+		}
+		b.ahead = into[:n]
+	}
+	n := copy(p, b.ahead)
+	b.ahead = b.ahead[n:]
+	return n, nil
+}
+
+// loggedIn ends what is only done before the login.
+func (w *wire) loggedIn() {
+	w.before.over.Store(true)
+	w.before.seat.leave()
+}
+
+// shownHostKey reports whether the key exchange came as far as our answer, with
+// the host key and its signature in it. Before it, only our version and our
+// algorithms are written.
+func (b *beforeLogin) shownHostKey() bool { return b.writes.Load() > 2 }
 
 func (w *wire) failed(err error) {
 	if !errors.Is(err, net.ErrClosed) && w.lostOnce.CompareAndSwap(false, true) {

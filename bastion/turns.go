@@ -1,0 +1,206 @@
+package bastion
+
+import (
+	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// longestTurn ends a turn whatever happens: a handshake that hangs in a
+	// write holds nobody up. The dearest key exchange, diffie-hellman-group16,
+	// takes a tenth of it.
+	longestTurn = time.Second
+
+	// While forwards move bytes, a turn is followed by a rest of restFor times
+	// as long as it took, up to longestRest. So handshakes have a fifth of the
+	// CPUs that they may use, and forwards the others. Rests below leastRest
+	// are put together: timers are no finer.
+	restFor     = 4
+	longestRest = 500 * time.Millisecond
+	leastRest   = time.Millisecond
+)
+
+// turns share out the CPUs among the handshakes: half of the CPUs, one source
+// after the other, and first come first served among the connections of a
+// source. A source that floods waits for itself.
+//
+//	Read ─▶ its bytes ─▶ the queue of its source ─▶ turn ─▶ key exchange … ─▶ next Read
+//	                                                 └────────────────────────┘ gives it back
+//
+// A handshake works between two reads, and no client that is silent or slow has
+// a turn. What a login costs besides, the check of a signature, is small.
+type turns struct {
+	busy func() bool // forwards move bytes
+
+	mu       sync.Mutex
+	free     int
+	queue    []netip.Prefix           // the sources of those who wait, in turn
+	waiting  map[netip.Prefix][]*seat // at most one of a connection: limits.max_startups bounds them
+	owedRest time.Duration
+}
+
+func newTurns(busy func() bool) *turns {
+	return &turns{busy: busy, free: max(1, runtime.GOMAXPROCS(0)/2), waiting: map[netip.Prefix][]*seat{}}
+}
+
+// A seat is the place of one connection before its login. One goroutine at a
+// time takes and gives.
+type seat struct {
+	turns  *turns
+	source netip.Prefix
+	gone   <-chan struct{} // closed once the connection has ended
+	called chan struct{}   // has one in it once the seat that waited has its turn
+
+	// The following are under turns.mu.
+	has     bool
+	began   time.Time   // the turn it has
+	over    *time.Timer // ends that turn at longestTurn
+	left    bool        // it takes no turns any more
+	starved bool        // the connection ended while it waited for its turn
+}
+
+func (t *turns) seat(source netip.Prefix, gone <-chan struct{}) *seat {
+	return &seat{turns: t, source: source, gone: gone, called: make(chan struct{}, 1)}
+}
+
+// take waits for a turn. It returns false if the connection ended before.
+func (s *seat) take() bool {
+	t := s.turns
+	t.mu.Lock()
+	if s.left || s.has {
+		t.mu.Unlock()
+		return true
+	}
+	if t.free > 0 { // so nobody waits
+		t.grant(s)
+		t.mu.Unlock()
+		return true
+	}
+	if len(t.waiting[s.source]) == 0 {
+		t.queue = append(t.queue, s.source)
+	}
+	t.waiting[s.source] = append(t.waiting[s.source], s)
+	t.mu.Unlock()
+
+	select {
+	case <-s.called:
+		return true
+	case <-s.gone:
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s.starved = t.forget(s)
+	s.giveBack()
+	return false
+}
+
+// give ends the turn, if there is one.
+func (s *seat) give() {
+	s.turns.mu.Lock()
+	defer s.turns.mu.Unlock()
+	s.giveBack()
+}
+
+// leave gives the turn back for good.
+func (s *seat) leave() {
+	t := s.turns
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s.left = true
+	if t.forget(s) {
+		s.called <- struct{}{}
+	}
+	s.giveBack()
+}
+
+// waitedInVain reports whether the connection ended before it had its turn.
+func (s *seat) waitedInVain() bool {
+	s.turns.mu.Lock()
+	defer s.turns.mu.Unlock()
+	return s.starved
+}
+
+// giveBack is called with turns.mu held.
+func (s *seat) giveBack() {
+	if !s.has {
+		return
+	}
+	s.has = false
+	s.over.Stop()
+	s.turns.end(time.Since(s.began))
+}
+
+// forget takes s out of its queue and reports whether it was there. t.mu must
+// be held.
+func (t *turns) forget(s *seat) bool {
+	seats := t.waiting[s.source]
+	i := slices.Index(seats, s)
+	if i < 0 {
+		return false
+	}
+	if seats = slices.Delete(seats, i, i+1); len(seats) > 0 {
+		t.waiting[s.source] = seats
+		return true
+	}
+	delete(t.waiting, s.source)
+	i = slices.Index(t.queue, s.source)
+	t.queue = slices.Delete(t.queue, i, i+1)
+	return true
+}
+
+// grant is called with t.mu held.
+func (t *turns) grant(s *seat) {
+	t.free--
+	s.has, s.began = true, time.Now()
+	began := s.began
+	s.over = time.AfterFunc(longestTurn, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if s.began.Equal(began) {
+			s.giveBack()
+		}
+	})
+}
+
+// end frees what a turn took, at once or after a rest. t.mu must be held.
+func (t *turns) end(took time.Duration) {
+	if t.busy() {
+		t.owedRest += min(restFor*took, longestRest)
+	} else {
+		t.owedRest = 0
+	}
+	rest := t.owedRest
+	if rest < leastRest {
+		t.free++
+		t.call()
+		return
+	}
+	t.owedRest = 0
+	time.AfterFunc(rest, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.free++
+		t.call()
+	})
+}
+
+// call gives what is free to those who wait. t.mu must be held.
+func (t *turns) call() {
+	for t.free > 0 && len(t.queue) > 0 {
+		source := t.queue[0]
+		t.queue = t.queue[1:]
+		seats := t.waiting[source]
+		s := seats[0]
+		if seats = slices.Delete(seats, 0, 1); len(seats) > 0 {
+			t.waiting[source] = seats
+			t.queue = append(t.queue, source)
+		} else {
+			delete(t.waiting, source)
+		}
+		t.grant(s)
+		s.called <- struct{}{}
+	}
+}
