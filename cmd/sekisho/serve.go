@@ -192,7 +192,7 @@ func (svc *service) open() error {
 	svc.server, err = bastion.New(bastion.Config{
 		Name: s.settings.Name, HostKeys: s.hostKeys, Policy: s.policy,
 		Hosts: s.hosts, DNS: systemDNS,
-		Recorder: svc.book, Limits: s.settings.Limits, Log: svc.log,
+		Recorder: svc.book, Limits: s.settings.Limits, Penalties: s.settings.Penalties, Log: svc.log,
 		Progress: s.settings.Audit.Progress, CloseOnLogFailure: s.settings.Audit.OnFailure == "close",
 		Audit: svc.auditOverSSH,
 	})

@@ -40,7 +40,7 @@ type Settings struct {
 	Admin             struct{ Socket string }
 	Metrics           struct{ Listen string }
 	Limits            bastion.Limits
-	Penalties         PenaltySettings
+	Penalties         bastion.Penalties
 }
 
 // AuditSettings are those of the audit log.
@@ -54,13 +54,6 @@ type AuditSettings struct {
 	Progress    time.Duration
 	OnFailure   string // keep or close
 	Syslog      SyslogSettings
-}
-
-// PenaltySettings are those of sources that misbehave.
-type PenaltySettings struct {
-	AuthFail, NoAuth, GraceExceeded, BadBytes time.Duration
-	Threshold, Max                            time.Duration
-	Exempt                                    []string
 }
 
 // defaultSettings are those of a file that names nothing but its version.
@@ -78,12 +71,10 @@ func defaultSettings() Settings {
 			Progress: 5 * time.Minute, OnFailure: "keep",
 			Syslog: SyslogSettings{Facility: 13}, // log audit
 		},
-		Limits: bastion.DefaultLimits(),
-		Penalties: PenaltySettings{
-			AuthFail: 5 * time.Second, NoAuth: time.Second, GraceExceeded: 10 * time.Second, BadBytes: 10 * time.Second,
-			Threshold: 15 * time.Second, Max: 10 * time.Minute, Exempt: []string{},
-		},
+		Limits:    bastion.DefaultLimits(),
+		Penalties: bastion.DefaultPenalties(),
 	}
+	s.Penalties.Exempt = []netip.Prefix{}
 	s.DNS.Zones = []string{}
 	s.RevokedKeys = []string{}
 	s.Admin.Socket = "run/sekisho.sock"
@@ -163,7 +154,7 @@ var settings = slices.Concat([]setting{
 	waitOrOff("idle_connection", func(l *bastion.Limits) *time.Duration { return &l.IdleConnection }),
 	waitOrOff("half_closed", func(l *bastion.Limits) *time.Duration { return &l.HalfClosed }),
 	waitOrOff("drain_timeout", func(l *bastion.Limits) *time.Duration { return &l.DrainTimeout }),
-}, syslogSettings, reservedSettings)
+}, syslogSettings, penaltySettings)
 
 func count(name string, field func(*bastion.Limits) *int) setting {
 	return atMost(name, math.MaxInt, field)
@@ -333,26 +324,8 @@ func isPort(s string) bool {
 
 func readNetworks(n *strictyaml.Node, s *Settings) {
 	read(n, &s.Networks, func(item *strictyaml.Node) (netip.Prefix, bool) {
-		var word string
-		if !item.String(&word) {
-			return netip.Prefix{}, false
-		}
-		p, err := netip.ParsePrefix(word)
-		if err != nil {
-			problem := item.Errorf("%q is not a network", word)
-			problem.Hint = "write it as 10.0.0.0/16 or fd00::/64"
-			if addr, err := netip.ParseAddr(word); err == nil && addr.Zone() == "" {
-				addr = addr.Unmap()
-				problem.Hint = fmt.Sprintf("for that one address write %s/%d", addr, addr.BitLen())
-			}
-			return p, false
-		}
-		right := p.Masked()
-		if p.Addr().Is4In6() && p.Bits() >= 96 {
-			right = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96).Masked()
-		}
-		if right.String() != word {
-			item.Errorf("the network %q is not in its normal form", word).Hint = "write " + right.String()
+		p, ok := readNetwork(item)
+		if !ok {
 			return p, false
 		}
 		switch class := authz.ClassOf(p.Addr()); {
@@ -364,6 +337,33 @@ func readNetworks(n *strictyaml.Node, s *Settings) {
 		}
 		return p, true
 	})
+}
+
+// readNetwork reads a network in its normal form.
+func readNetwork(n *strictyaml.Node) (p netip.Prefix, ok bool) {
+	var word string
+	if !n.String(&word) {
+		return p, false
+	}
+	p, err := netip.ParsePrefix(word)
+	if err != nil {
+		problem := n.Errorf("%q is not a network", word)
+		problem.Hint = "write it as 10.0.0.0/16 or fd00::/64"
+		if addr, err := netip.ParseAddr(word); err == nil && addr.Zone() == "" {
+			addr = addr.Unmap()
+			problem.Hint = fmt.Sprintf("for that one address write %s/%d", addr, addr.BitLen())
+		}
+		return p, false
+	}
+	right := p.Masked()
+	if p.Addr().Is4In6() && p.Bits() >= 96 {
+		right = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96).Masked()
+	}
+	if right.String() != word {
+		n.Errorf("the network %q is not in its normal form", word).Hint = "write " + right.String()
+		return p, false
+	}
+	return p, true
 }
 
 // last returns the last address of p.
@@ -461,6 +461,7 @@ func readSettings(file string, content []byte, environ []string, given flags) (S
 		}
 	}
 	problems = append(problems, judged.Audit.retention(file)...)
+	problems = append(problems, penaltyProblems(&judged.Penalties, file)...)
 	if problems.Err() != nil {
 		return judged, problems
 	}

@@ -37,7 +37,7 @@ limits:
   login_grace: 30s
   max_auth_tries: 20
   max_startups: 200
-  max_startups_per_source: 30
+  max_startups_per_source: 64
   max_connections: 10000
   max_connections_per_user: 200
   max_forwards: 20000
@@ -82,6 +82,7 @@ watch: true
 audit: {dir: /var/log/sekisho, key: /etc/log.key, segment_size: 1GiB, segment_age: 1h30m, progress: 0s, on_failure: close,
   syslog: {address: "tls://siem.example:6514", ca: ca.pem, facility: 16}}
 limits: {login_grace: 5s, max_auth_tries: 1, keepalive_interval: 0s, idle_forward: 8h, drain_timeout: 0s}
+penalties: {auth_fail: 1m, no_auth: 0s, max: 1h, exempt: [192.0.2.0/24, "2001:db8::1/128"]}
 `
 	want := defaultSettings()
 	want.Name = "edge-1"
@@ -96,6 +97,8 @@ limits: {login_grace: 5s, max_auth_tries: 1, keepalive_interval: 0s, idle_forwar
 	want.Audit.Syslog.Address, want.Audit.Syslog.CA, want.Audit.Syslog.Facility = "tls://siem.example:6514", "ca.pem", 16
 	want.Limits.LoginGrace, want.Limits.MaxAuthTries = 5*time.Second, 1
 	want.Limits.KeepaliveInterval, want.Limits.IdleForward, want.Limits.DrainTimeout = 0, 8*time.Hour, 0
+	want.Penalties.AuthFail, want.Penalties.NoAuth, want.Penalties.Max = time.Minute, 0, time.Hour
+	want.Penalties.Exempt = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::1/128")}
 	got, problems := readSettings("sekisho.yaml", []byte(content), nil, nil)
 	if len(problems) > 0 {
 		t.Error(problems)
@@ -159,8 +162,14 @@ func TestSettingsProblems(t *testing.T) {
 		{"metrics at a port", "metrics: {listen: 9122}", "3:19:"},
 		{"metrics at a name without a slash", "metrics: {listen: metrics.sock}", `3:19: "metrics.sock" is no place for metrics: it has no port; write "127.0.0.1:9122", or the path of a socket with a slash in it`},
 		{"metrics at a folder", "metrics: {listen: run/}", `3:19: "run/" is not a path of a socket`},
-		{"penalties", "penalties: {max: 5m}", "3:18: penalties.max is not supported by this version; leave it at 10m"},
-		{"exempt sources", "penalties: {exempt: [10.0.0.0/8]}", "3:21: penalties.exempt is not supported by this version; leave it at []"},
+		{"penalty without a unit", "penalties: {auth_fail: 5}", "3:24: auth_fail wants a duration with a unit, such as 30s, 5m or 1h30m, not 5; write 5s"},
+		{"negative penalty", "penalties: {bad_bytes: -1s}", "3:24: bad_bytes wants a duration that is not negative"},
+		{"penalties of which none can be left", "penalties: {max: 0s}", "3:18: a time of 0s leaves no time at all"},
+		{"threshold that is never reached", "penalties: {max: 10s}", "penalties.max is 10s and penalties.threshold 15s, so that no source is ever refused; write a max of at least the threshold"},
+		{"misspelt penalty", "penalties: {authfail: 5s}", `3:13: unknown key "authfail"; did you mean "auth_fail"?`},
+		{"exempt address", "penalties: {exempt: [10.0.0.1]}", `3:22: "10.0.0.1" is not a network; for that one address write 10.0.0.1/32`},
+		{"exempt network with a host in it", "penalties: {exempt: [10.0.0.1/8]}", `3:22: the network "10.0.0.1/8" is not in its normal form; write 10.0.0.0/8`},
+		{"one text for a list of exempt networks", "penalties: {exempt: 10.0.0.0/8}", "3:21: exempt wants a list"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, problems := readSettings("f", []byte(least+test.line+"\n"), nil, nil)

@@ -87,6 +87,7 @@ type status struct {
 	Connections int                `json:"connections"`  // that are logged in
 	BeforeLogin int                `json:"before_login"` // others
 	Forwards    int                `json:"forwards"`
+	Penalised   int                `json:"penalised"` // sources that are refused now
 	NearLimit   []bastion.LimitUse `json:"near_limit"`
 
 	Log    logStatus     `json:"log"`
@@ -123,7 +124,7 @@ func (svc *service) status(ctx context.Context) *status {
 	st.Policy.Loaded, st.Reload.Last, st.Reload.Failed = svc.attempts.now()
 
 	st.Connections, st.BeforeLogin = svc.server.LoggedIn()
-	st.Forwards = svc.server.Forwards()
+	st.Forwards, st.Penalised = svc.server.Forwards(), svc.server.Penalised()
 	for _, use := range svc.server.LimitsInUse() {
 		if near(use) {
 			st.NearLimit = append(st.NearLimit, use)
@@ -176,6 +177,9 @@ func (st *status) write(w io.Writer) error {
 		add("locks", st.Locks...)
 	}
 	add("carries", fmt.Sprintf("%s and %s; %s not logged in yet", many(st.Connections, "connection"), many(st.Forwards, "forward"), many(st.BeforeLogin, "connection")))
+	if st.Penalised > 0 {
+		add("penalties", fmt.Sprintf("%s refused for what was done there before a login", many(st.Penalised, "source")))
+	}
 	for _, use := range st.NearLimit {
 		line := fmt.Sprintf("limits.%s is %d, and %d are used", use.Name, use.Most, use.Used)
 		if use.By != "" {
