@@ -32,18 +32,69 @@ const (
 //
 // A handshake works between two reads, and no client that is silent or slow has
 // a turn. What a login costs besides, the check of a signature, is small.
+//
+// Those who have been shown the host key have a queue of their own, which is
+// served as often as the other: who has paid for a key exchange is not to wait
+// for a round of newcomers with each of the small steps that are left.
 type turns struct {
 	busy func() bool // forwards move bytes
 
 	mu       sync.Mutex
 	free     int
-	queue    []netip.Prefix           // the sources of those who wait, in turn
-	waiting  map[netip.Prefix][]*seat // at most one of a connection: limits.max_startups bounds them
+	queues   [2]queue // of newcomers, and of those who have been shown the host key
+	last     int      // the one that was served last
 	owedRest time.Duration
 }
 
 func newTurns(busy func() bool) *turns {
-	return &turns{busy: busy, free: max(1, runtime.GOMAXPROCS(0)/2), waiting: map[netip.Prefix][]*seat{}}
+	return &turns{busy: busy, free: max(1, runtime.GOMAXPROCS(0)/2)}
+}
+
+// A queue holds the seats that wait, at most one of a connection: so
+// limits.max_startups bounds them.
+type queue struct {
+	sources []netip.Prefix // of those who wait, in turn
+	seats   map[netip.Prefix][]*seat
+}
+
+func (q *queue) push(s *seat) {
+	if q.seats == nil {
+		q.seats = map[netip.Prefix][]*seat{}
+	}
+	if len(q.seats[s.source]) == 0 {
+		q.sources = append(q.sources, s.source)
+	}
+	q.seats[s.source] = append(q.seats[s.source], s)
+}
+
+// pop returns the next seat, or nil. Its source goes to the end.
+func (q *queue) pop() *seat {
+	if len(q.sources) == 0 {
+		return nil
+	}
+	s := q.seats[q.sources[0]][0]
+	q.remove(s)
+	if i := slices.Index(q.sources, s.source); i == 0 {
+		q.sources = append(q.sources[1:], s.source)
+	}
+	return s
+}
+
+// remove takes s out and reports whether it was there.
+func (q *queue) remove(s *seat) bool {
+	seats := q.seats[s.source]
+	i := slices.Index(seats, s)
+	if i < 0 {
+		return false
+	}
+	if seats = slices.Delete(seats, i, i+1); len(seats) > 0 {
+		q.seats[s.source] = seats
+		return true
+	}
+	delete(q.seats, s.source)
+	i = slices.Index(q.sources, s.source)
+	q.sources = slices.Delete(q.sources, i, i+1)
+	return true
 }
 
 // A seat is the place of one connection before its login. One goroutine at a
@@ -66,8 +117,9 @@ func (t *turns) seat(source netip.Prefix, gone <-chan struct{}) *seat {
 	return &seat{turns: t, source: source, gone: gone, called: make(chan struct{}, 1)}
 }
 
-// take waits for a turn. It returns false if the connection ended before.
-func (s *seat) take() bool {
+// take waits for a turn, in one of the two queues. It returns false if the
+// connection ended before.
+func (s *seat) take(queue int) bool {
 	t := s.turns
 	t.mu.Lock()
 	if s.left || s.has {
@@ -79,10 +131,7 @@ func (s *seat) take() bool {
 		t.mu.Unlock()
 		return true
 	}
-	if len(t.waiting[s.source]) == 0 {
-		t.queue = append(t.queue, s.source)
-	}
-	t.waiting[s.source] = append(t.waiting[s.source], s)
+	t.queues[queue].push(s)
 	t.mu.Unlock()
 
 	select {
@@ -133,22 +182,10 @@ func (s *seat) giveBack() {
 	s.turns.end(time.Since(s.began))
 }
 
-// forget takes s out of its queue and reports whether it was there. t.mu must
+// forget takes s out of its queue and reports whether it was in one. t.mu must
 // be held.
 func (t *turns) forget(s *seat) bool {
-	seats := t.waiting[s.source]
-	i := slices.Index(seats, s)
-	if i < 0 {
-		return false
-	}
-	if seats = slices.Delete(seats, i, i+1); len(seats) > 0 {
-		t.waiting[s.source] = seats
-		return true
-	}
-	delete(t.waiting, s.source)
-	i = slices.Index(t.queue, s.source)
-	t.queue = slices.Delete(t.queue, i, i+1)
-	return true
+	return t.queues[0].remove(s) || t.queues[1].remove(s)
 }
 
 // grant is called with t.mu held.
@@ -189,16 +226,14 @@ func (t *turns) end(took time.Duration) {
 
 // call gives what is free to those who wait. t.mu must be held.
 func (t *turns) call() {
-	for t.free > 0 && len(t.queue) > 0 {
-		source := t.queue[0]
-		t.queue = t.queue[1:]
-		seats := t.waiting[source]
-		s := seats[0]
-		if seats = slices.Delete(seats, 0, 1); len(seats) > 0 {
-			t.waiting[source] = seats
-			t.queue = append(t.queue, source)
-		} else {
-			delete(t.waiting, source)
+	for t.free > 0 {
+		t.last = 1 - t.last
+		s := t.queues[t.last].pop()
+		if s == nil {
+			s = t.queues[1-t.last].pop()
+		}
+		if s == nil {
+			return
 		}
 		t.grant(s)
 		s.called <- struct{}{}

@@ -70,33 +70,49 @@ type beforeLogin struct {
 	ahead  []byte       // read and not yet asked for; of whoever reads
 }
 
+// aheadSize is how much is read at a time while the library asks for less: it
+// reads the client's version byte by byte. No turn is needed for that, and none
+// for what comes with it: not even the names of one algorithm of each kind (RFC
+// 4253 section 7.1) fit in, so that nothing in it costs time.
+const aheadSize = 64
+
 // readBeforeLogin gives the handshake's turn back, and takes another once there
-// is something to work on. The library reads the client's version byte by byte:
-// there more is read at a time.
+// is something to work on.
 func (w *wire) readBeforeLogin(p []byte) (int, error) {
 	b := &w.before
-	if len(b.ahead) == 0 {
-		b.seat.give()
-		into := p
-		if len(p) < 256 {
-			into = make([]byte, 256)
-		}
-		n, err := w.read(into)
+	if len(b.ahead) > 0 {
+		n := copy(p, b.ahead)
+		b.ahead = b.ahead[n:]
+		return n, nil
+	}
+	b.seat.give()
+	if len(p) < aheadSize {
+		ahead := make([]byte, aheadSize)
+		n, err := w.read(ahead)
 		if n == 0 {
 			return 0, err
 		}
 		b.spoke.Store(true)
-		if !b.seat.take() {
-			return 0, net.ErrClosed
-		}
-		if len(into) == len(p) {
-			return n, err
-		}
-		b.ahead = into[:n]
+		b.ahead = ahead[copy(p, ahead[:n]):n]
+		return min(n, len(p)), nil
 	}
-	n := copy(p, b.ahead)
-	b.ahead = b.ahead[n:]
-	return n, nil
+	n, err := w.read(p)
+	if n == 0 {
+		return 0, err
+	}
+	b.spoke.Store(true)
+	if !b.seat.take(b.queue()) {
+		return 0, net.ErrClosed
+	}
+	return n, err
+}
+
+// queue is the one in which the handshake waits for its turn.
+func (b *beforeLogin) queue() int {
+	if b.shownHostKey() {
+		return 1
+	}
+	return 0
 }
 
 // loggedIn ends what is only done before the login.
