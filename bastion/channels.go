@@ -51,7 +51,7 @@ func (c *connection) directTCPIP(ch ssh.NewChannel, answered func()) {
 			return nil, err
 		}
 		answered()
-		stream = newChannelStream(channel, requests)
+		stream = newChannelStream(channel, requests, c.refuseRequest)
 		return stream, nil
 	})
 	if !asked.Load() {
@@ -155,18 +155,36 @@ type channelStream struct {
 	gone chan struct{}
 }
 
-// newChannelStream answers the channel's requests, PuTTY's winadj among them,
-// with a failure: an unread request would stall the whole connection. Their
-// end is the sign that the client has closed the channel.
-func newChannelStream(ch ssh.Channel, requests <-chan *ssh.Request) *channelStream {
+// newChannelStream has the channel's requests refused: an unread one would
+// stall the whole connection. Their end is the sign that the client has closed
+// the channel.
+func newChannelStream(ch ssh.Channel, requests <-chan *ssh.Request, refuse func(*ssh.Request)) *channelStream {
 	s := &channelStream{Channel: ch, gone: make(chan struct{})}
 	go func() {
 		defer close(s.gone)
 		for req := range requests {
-			req.Reply(false, nil)
+			refuse(req)
 		}
 	}()
 	return s
+}
+
+// refuseRequest answers a request of a forward's channel, PuTTY's winadj among
+// them, with a failure. A client that does not read can hold the answer for as
+// long as it likes, so it is given beside: in the channel's queue requests of
+// 256 KiB would wait for it.
+func (c *connection) refuseRequest(req *ssh.Request) {
+	if !req.WantReply || !c.begin() {
+		return
+	}
+	req.Payload = nil
+	c.owesAnswer()
+	go func() {
+		defer c.handlers.Done()
+		defer c.recovered()
+		defer c.unanswered.Add(-1)
+		req.Reply(false, nil)
+	}()
 }
 
 func (s *channelStream) Gone() <-chan struct{} { return s.gone }

@@ -23,7 +23,7 @@ import (
 
 const (
 	// maxUnanswered bounds the channel opens of a connection that wait for
-	// their answer. A client that asks and never reads would otherwise pile
+	// their answer, and the requests of its forwards that do. A client that asks and never reads would otherwise pile
 	// up goroutines without end.
 	maxUnanswered = 1024
 
@@ -39,7 +39,7 @@ const (
 // Reasons of the ends of connections, beside those of forwards.
 const (
 	reasonKeepalive = "keepalive"      // limits.keepalive_max_missed
-	reasonFlood     = "flood"          // more unanswered channel opens than maxUnanswered
+	reasonFlood     = "flood"          // more unanswered channel opens and requests than maxUnanswered
 	reasonNotClosed = "never_closed"   // a channel that is closed here
 	reasonProtocol  = "protocol_error" // the client broke the SSH protocol
 )
@@ -50,6 +50,7 @@ type connection struct {
 	server  *Server
 	id      string
 	wire    *wire
+	backlog *backlog
 	source  netip.AddrPort
 	started time.Time
 
@@ -63,7 +64,7 @@ type connection struct {
 	edge    atomic.Pointer[time.Time] // when time alone may end the principal's being here; zero: never
 	gl      gl.Context                // holds the *ssh.ServerConn a moment after the login
 
-	unanswered atomic.Int32  // channel opens
+	unanswered atomic.Int32  // channel opens, and requests of forwards
 	forwards   atomic.Int32  // from being asked for until the client closes the channel
 	dials      chan struct{} // one for each forward that is not yet answered
 	sessions   atomic.Int32
@@ -83,7 +84,8 @@ func newConnection(s *Server, conn net.Conn) *connection {
 	c := &connection{server: s, id: audit.NewID("c"), source: addrPort(conn.RemoteAddr()), started: time.Now()}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	seat := s.turns.seat(sourceOf(c.source.Addr()), c.ctx.Done())
-	c.wire = newWire(conn, seat, func(err error) { c.cancel(lostCause(err)) })
+	c.wire = newWire(conn, seat, func(err error) { c.cancel(lostCause(err)) }, c.took)
+	c.backlog = newBacklog(s.limits)
 	c.dials = make(chan struct{}, s.limits.MaxPendingDialsPerConnection)
 	c.busy.Store(clock())
 	return c
@@ -178,13 +180,20 @@ func (c *connection) channel(handle func(*connection, ssh.NewChannel, func())) g
 			return
 		}
 		defer c.handlers.Done()
-		if c.unanswered.Add(1) > maxUnanswered {
-			c.end(&endCause{reasonFlood, fmt.Sprintf("more than %d channel opens waited for their answers to be read", maxUnanswered)})
-		}
+		c.backlog.add(ch)
+		defer c.backlog.remove(ch)
+		c.owesAnswer()
 		answered := sync.OnceFunc(func() { c.unanswered.Add(-1) })
 		defer answered()
 		handle(c, ch, answered)
 		c.busy.Store(clock())
+	}
+}
+
+// owesAnswer counts an answer that the client waits for, or does not read.
+func (c *connection) owesAnswer() {
+	if c.unanswered.Add(1) > maxUnanswered {
+		c.end(&endCause{reasonFlood, fmt.Sprintf("more than %d channel opens and requests waited for their answers to be read", maxUnanswered)})
 	}
 }
 

@@ -26,6 +26,10 @@ type Limits struct {
 	MaxForwardsPerUser           int
 	MaxPendingDialsPerConnection int // asked for and not yet answered
 
+	// MaxBacklogPerConnection is how many bytes of memory a connection may
+	// make the server hold of what it sent and no target has taken.
+	MaxBacklogPerConnection int64
+
 	// DialTimeout covers all that stands between a request and its answer:
 	// resolving, recording, and dialling all addresses of the target.
 	DialTimeout time.Duration
@@ -53,6 +57,7 @@ func DefaultLimits() Limits {
 		MaxForwardsPerConnection:     256,
 		MaxForwardsPerUser:           1000,
 		MaxPendingDialsPerConnection: 64,
+		MaxBacklogPerConnection:      64 << 20,
 		DialTimeout:                  10 * time.Second,
 		KeepaliveInterval:            30 * time.Second,
 		KeepaliveMaxMissed:           3,

@@ -58,11 +58,14 @@ type login struct {
 	noRoom   *endCause // why a proven key was turned away
 }
 
-// offer is a key or certificate that a client offered and that was refused.
+// offer is a key or certificate that a client offered and that was refused. It
+// is not kept itself: a stranger's certificate may have 256 KiB, and several
+// times that once it is parsed.
 type offer struct {
-	key    ssh.PublicKey
+	key    string // its fingerprint
 	reason string
 	detail string
+	hint   string
 	known  bool // the policy knows it
 }
 
@@ -77,8 +80,9 @@ func (l *login) refuse(policy *authz.Policy, key ssh.PublicKey, reason authz.Rea
 		i = max(i, 0)
 		l.offered = slices.Delete(l.offered, i, i+1)
 	}
-	l.offered = append(l.offered, offer{key, string(reason), detail, known})
-	return errors.New(detail)
+	detail = bounded(detail, maxDetail)
+	l.offered = append(l.offered, offer{ssh.FingerprintSHA256(plainKey(key)), string(reason), detail, offerHint(key, reason), known})
+	return errors.New(detail) // the library keeps it until the login is over
 }
 
 // knows reports whether the policy knows a key or certificate that is refused.
@@ -294,7 +298,7 @@ func (l *login) finish(c *connection, ended *endCause) {
 	c.server.forwarder.counts.login("fail", reason)
 	line = line.WithFields(logrus.Fields{fieldLogin: printable(l.user), fieldClient: printable(l.client), fieldReason: reason, fieldDetail: printable(detail)})
 	for _, o := range l.offered {
-		rec.Key = ssh.FingerprintSHA256(plainKey(o.key))
+		rec.Key = o.key
 		rec.Offered = append(rec.Offered, rec.Key)
 	}
 	if l.accepted != "" {
@@ -331,7 +335,7 @@ func (l *login) why(ended *endCause) (reason, detail, hint string) {
 		return reasonTooMany, fmt.Sprintf("%d keys were refused", l.refused), "the client's agent holds too many keys: IdentitiesOnly=yes with the right IdentityFile on the client, or raise limits.max_auth_tries"
 	case len(l.offered) > 0:
 		last := l.offered[len(l.offered)-1]
-		return last.reason, last.detail, offerHint(last)
+		return last.reason, last.detail, last.hint
 	case len(l.methods) > 0:
 		return reasonMethod, "the client tried " + printable(strings.Join(l.methods, ", ")), "only public keys log in: the client needs a key of a user of the policy"
 	}
@@ -382,14 +386,14 @@ func unproven(err error) bool {
 		!strings.HasPrefix(err.Error(), "ssh: disconnect")
 }
 
-func offerHint(o offer) string {
-	switch authz.Reason(o.reason) {
+func offerHint(key ssh.PublicKey, reason authz.Reason) string {
+	switch reason {
 	case authz.UnknownKey:
-		return "to let this key in, add it to a user in the policy and reload: " + authorizedLine(o.key)
+		return "to let this key in, add it to a user in the policy and reload: " + authorizedLine(key)
 	case authz.NotFrom, authz.Excepted, authz.NotYet, authz.Expired, authz.OutsideHours:
 		return "the user's \"when\" in the policy does not hold; change it if it should"
 	case authz.UnknownAuthority:
-		cert, _ := o.key.(*ssh.Certificate)
+		cert, _ := key.(*ssh.Certificate)
 		return "to trust this authority, add it to authorities in the policy and reload: " + authorizedLine(cert.SignatureKey)
 	case authz.CertPrincipals:
 		return "the certificate needs one principal: the name of a user that the authority's principals match"

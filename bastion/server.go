@@ -1,6 +1,7 @@
 package bastion
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,6 +45,11 @@ type Config struct {
 	// time.Now.
 	Now func() time.Time
 
+	// MaxBacklog is how many bytes of memory all connections together may make
+	// the server hold of what they sent and no target has taken; 0: a quarter
+	// of the memory limit of the process (GOMEMLIMIT), if it has one.
+	MaxBacklog int64
+
 	// RekeyThreshold is after how many bytes the server renews the keys of a
 	// connection; 0: as the cipher wants it.
 	RekeyThreshold uint64
@@ -66,6 +72,8 @@ type Server struct {
 	audit     AuditCommand     // Config.Audit
 	readers   chan struct{}    // has one in it for each who reads the log
 
+	maxBacklog int64 // Config.MaxBacklog
+
 	gateLines, handshakeLines, penaltyLines throttle // of what strangers do and no record tells
 
 	tending context.CancelFunc
@@ -83,6 +91,9 @@ func New(c Config) (*Server, error) {
 	if err := checkAlgorithms(); err != nil {
 		return nil, err
 	}
+	if err := findUnread(); err != nil {
+		return nil, err
+	}
 	if c.Policy == nil || c.Hosts == nil || c.Recorder == nil || c.Log == nil {
 		return nil, errors.New("a server needs a policy, a hosts resolver, a recorder and a log")
 	}
@@ -93,9 +104,9 @@ func New(c Config) (*Server, error) {
 		conns:     map[*connection]struct{}{},
 		gateLines: throttle{every: floodWindow}, handshakeLines: throttle{every: floodWindow}, penaltyLines: throttle{every: floodWindow},
 		penalised: newPenalised(c.Penalties),
-		rekey:     c.RekeyThreshold,
-		now:       c.Now,
-		audit:     c.Audit, readers: make(chan struct{}, maxReaders),
+		rekey:     c.RekeyThreshold, maxBacklog: cmp.Or(c.MaxBacklog, maxBacklog()),
+		now:   c.Now,
+		audit: c.Audit, readers: make(chan struct{}, maxReaders),
 	}
 	for _, key := range c.HostKeys {
 		signer, err := hostSigner(key)
@@ -327,11 +338,13 @@ func (s *Server) tend(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			for _, c := range s.connections() {
+			conns := s.connections()
+			for _, c := range conns {
 				if c.principal() != nil {
 					c.tend()
 				}
 			}
+			s.tendBacklog(conns)
 		}
 	}
 }

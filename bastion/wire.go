@@ -17,13 +17,14 @@ type wire struct {
 	// lost is called once, with the first error of a Read or Write that is
 	// not due to our own Close.
 	lost     func(error)
+	took     func(n int) // is told of the bytes that were read; by whoever reads
 	lostOnce atomic.Bool
 
 	before beforeLogin
 }
 
-func newWire(c net.Conn, seat *seat, lost func(error)) *wire {
-	w := &wire{Conn: c, lost: lost}
+func newWire(c net.Conn, seat *seat, lost func(error), took func(n int)) *wire {
+	w := &wire{Conn: c, lost: lost, took: took}
 	w.before.seat = seat
 	w.heard.Store(clock())
 	return w
@@ -40,6 +41,7 @@ func (w *wire) read(p []byte) (int, error) {
 	n, err := w.Conn.Read(p)
 	if n > 0 {
 		w.heard.Store(clock())
+		w.took(n)
 	}
 	if err != nil {
 		w.failed(err)

@@ -147,6 +147,7 @@ var settings = slices.Concat([]setting{
 	count("max_forwards_per_connection", func(l *bastion.Limits) *int { return &l.MaxForwardsPerConnection }),
 	count("max_forwards_per_user", func(l *bastion.Limits) *int { return &l.MaxForwardsPerUser }),
 	count("max_pending_dials_per_connection", func(l *bastion.Limits) *int { return &l.MaxPendingDialsPerConnection }),
+	{"limits.max_backlog_per_connection", plain, readBacklog},
 	wait("dial_timeout", func(l *bastion.Limits) *time.Duration { return &l.DialTimeout }),
 	waitOrOff("keepalive_interval", func(l *bastion.Limits) *time.Duration { return &l.KeepaliveInterval }),
 	count("keepalive_max_missed", func(l *bastion.Limits) *int { return &l.KeepaliveMaxMissed }),
@@ -413,6 +414,21 @@ func readSegmentSize(n *strictyaml.Node, s *Settings) {
 		return
 	}
 	s.Audit.SegmentSize = size
+}
+
+// readBacklog reads a size that leaves room for a few channels, each of which
+// may hold 2 MiB.
+func readBacklog(n *strictyaml.Node, s *Settings) {
+	const least = 8 << 20
+	var size int64
+	if !n.Size(&size) {
+		return
+	}
+	if size < least {
+		n.Errorf("a backlog of %d bytes is too small", size).Hint = "write at least 8MiB: a forward whose target stands still holds 2MiB"
+		return
+	}
+	s.Limits.MaxBacklogPerConnection = size
 }
 
 // flags are the values that the command line gives, by key.

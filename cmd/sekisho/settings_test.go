@@ -44,6 +44,7 @@ limits:
   max_forwards_per_connection: 256
   max_forwards_per_user: 1000
   max_pending_dials_per_connection: 64
+  max_backlog_per_connection: 64MiB
   dial_timeout: 10s
   keepalive_interval: 30s
   keepalive_max_missed: 3

@@ -53,7 +53,8 @@ var inFileOrder = strings.Fields(`version name listen host_keys policy hosts net
 	audit.syslog.address audit.syslog.ca audit.syslog.cert audit.syslog.key audit.syslog.facility audit.syslog.cursor
 	admin.socket metrics.listen limits.login_grace limits.max_auth_tries limits.max_startups limits.max_startups_per_source
 	limits.max_connections limits.max_connections_per_user limits.max_forwards limits.max_forwards_per_connection
-	limits.max_forwards_per_user limits.max_pending_dials_per_connection limits.dial_timeout limits.keepalive_interval
+	limits.max_forwards_per_user limits.max_pending_dials_per_connection limits.max_backlog_per_connection
+	limits.dial_timeout limits.keepalive_interval
 	limits.keepalive_max_missed limits.idle_forward limits.idle_connection limits.half_closed limits.drain_timeout
 	penalties.auth_fail penalties.no_auth penalties.grace_exceeded penalties.bad_bytes penalties.threshold penalties.max penalties.exempt`)
 
