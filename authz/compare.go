@@ -327,5 +327,8 @@ func (t *target) words() string {
 		}
 		s += ", within " + strings.Join(nets, ", ")
 	}
+	if t.follow > 0 {
+		s += ", follow_dns " + t.follow.String()
+	}
 	return s + ")"
 }

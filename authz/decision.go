@@ -158,8 +158,13 @@ type Decision struct {
 	// Limits are those of the grant.
 	Limits Limits `json:"limits,omitzero"`
 
+	// FollowDNS is how long the name of the host may lead elsewhere before a
+	// forward that runs is to be closed, as the target of the grant has it. 0:
+	// it is not asked again where the name leads.
+	FollowDNS time.Duration `json:"follow_dns,omitempty"` // in JSON in nanoseconds
+
 	// Next is the earliest instant after the request's Time at which Effect,
-	// Reason, Grant or Limits could be others for no cause but time, whether
+	// Reason, Grant, Limits or FollowDNS could be others for no cause but time, whether
 	// they allow or deny. It is zero if there is none.
 	Next time.Time `json:"next,omitzero"`
 

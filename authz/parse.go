@@ -96,18 +96,6 @@ type declared struct {
 	shut   bool // lies wholly outside the fence
 }
 
-// Keys that belong to the file but not to this version: refused, as ignoring
-// a condition would grant more than was written.
-var laterInTarget = []string{"follow_dns"}
-
-func unsupportedKeys(m strictyaml.Map, keys []string) {
-	for _, k := range keys {
-		if n := m.Get(k); n != nil {
-			n.Key().Errorf("%q is not supported by this version", k)
-		}
-	}
-}
-
 func (ps *parser) parse(root *strictyaml.Node) {
 	m := root.Map("version", "timezone", "users", "authorities", "targets", "grants", "roles")
 	var version int
@@ -174,8 +162,7 @@ func (ps *parser) suggest(word string, candidates []string) string {
 
 func (ps *parser) parseTargets(items []*strictyaml.Node) {
 	for _, item := range items {
-		m := item.Map(slices.Concat([]string{"name", "hosts", "ports", "within"}, laterInTarget)...)
-		unsupportedKeys(m, laterInTarget)
+		m := item.Map("name", "hosts", "ports", "within", "follow_dns")
 		t := &target{}
 		d := &declared{target: t, node: item}
 		n := m.Require("name")
@@ -197,6 +184,7 @@ func (ps *parser) parseTargets(items []*strictyaml.Node) {
 			within = parseWithin(nonEmpty(n, "within"))
 		}
 		t.within = makeNetworks(within)
+		parseFollow(m.Get("follow_dns"), t)
 		d.shut = ps.isShut(t)
 	}
 }
@@ -294,6 +282,25 @@ func parseWithin(items []*strictyaml.Node) (within []netip.Prefix) {
 	return within
 }
 
+// leastFollow is the shortest follow_dns. Names are looked up several times in
+// that time, and one late answer must not look like a move.
+const leastFollow = 5 * time.Second
+
+// parseFollow reads follow_dns, once the hosts of the target are known.
+func parseFollow(n *strictyaml.Node, t *target) {
+	if !n.Duration(&t.follow) {
+		return
+	}
+	switch {
+	case t.follow == 0:
+		n.Errorf("follow_dns of 0 is not clear").Hint = "leave it out, and names are not followed"
+	case t.follow < leastFollow:
+		n.Errorf("follow_dns is shorter than %v", leastFollow).Hint = "write how long a name must have led elsewhere before its forwards are closed, such as 30s"
+	case len(t.names)+len(t.stars) == 0 && len(t.hosts) > 0:
+		n.Key().Warnf("follow_dns is about names, and the target has none")
+	}
+}
+
 // isShut reports whether the fence refuses every address that the target
 // could lead to.
 func (ps *parser) isShut(t *target) bool {
@@ -361,6 +368,7 @@ func (ps *parser) parseGrants(items []*strictyaml.Node) {
 			}
 			if !slices.Contains(g.targets, d.target) {
 				g.targets = append(g.targets, d.target)
+				g.follows = g.follows || d.target.follow > 0
 			}
 		}
 		g.cond = ps.parseConditions(m.Get("when"), m.Get("require"))

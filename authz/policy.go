@@ -73,6 +73,22 @@ type grant struct {
 	cond    *conditions
 	keep    bool // at_end: keep
 	limits  Limits
+	follows bool // some of its targets have follow_dns
+}
+
+// follow is follow_dns of the target that carries a forward by this grant: the
+// first that names its host, as the grant lists them. It is 0 where only an
+// address is granted, wherever names lead.
+func (g *grant) follow(q *query) time.Duration {
+	if !g.follows || q.name == "" {
+		return 0
+	}
+	for _, t := range g.targets {
+		if named, _, inside := t.judge(q); named && inside {
+			return t.follow
+		}
+	}
+	return 0
 }
 
 // covers reports whether the grant is given to the user.
@@ -242,6 +258,7 @@ func (p *Policy) conclude(u *user, options narrowing, q *query, f found, d *Deci
 	}
 	g := p.grants[f.grant]
 	d.Effect, d.Reason, d.Grant, d.Limits = Allow, Granted, g.name, g.limits
+	d.FollowDNS = g.follow(q)
 	d.DNS = q.name != "" && strings.IndexByte(q.name, '.') >= 0 && (f.named || p.inZone(q.name))
 }
 

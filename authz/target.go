@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // A target is a set of hosts and ports, as a policy declares it.
@@ -14,7 +15,8 @@ type target struct {
 	stars  []pattern // with "*"
 	nets   networks  // addresses and networks
 	ports  portSet
-	within networks // nil: not narrowed
+	within networks      // nil: not narrowed
+	follow time.Duration // follow_dns; 0: names are not followed
 
 	hosts, portsAsWritten []string // for Reach
 

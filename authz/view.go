@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
@@ -72,6 +73,7 @@ type UserTarget struct {
 	Hosts  []string       `json:"hosts"`
 	Ports  []string       `json:"ports"`
 	Within []netip.Prefix `json:"within,omitempty"`
+	Follow time.Duration  `json:"follow_dns,omitempty"` // in JSON in nanoseconds
 }
 
 // ViewUser tells all that the policy says of the user of a request, at its
@@ -232,7 +234,7 @@ func (s *survey) viewGrants(u *user, by []*authority) (views []UserGrant) {
 		v.Conditions = leaveOpen(asks, &s.q.Request, true)
 		v.Holds = !slices.ContainsFunc(v.Conditions, fails)
 		for _, t := range g.targets {
-			v.Targets = append(v.Targets, UserTarget{t.name, slices.Clone(t.hosts), slices.Clone(t.portsAsWritten), slices.Clone(t.within)})
+			v.Targets = append(v.Targets, UserTarget{t.name, slices.Clone(t.hosts), slices.Clone(t.portsAsWritten), slices.Clone(t.within), t.follow})
 		}
 		views = append(views, v)
 	}

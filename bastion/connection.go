@@ -84,6 +84,7 @@ func newConnection(s *Server, conn net.Conn) *connection {
 	c := &connection{server: s, id: audit.NewID("c"), source: addrPort(conn.RemoteAddr()), started: time.Now()}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	seat := s.turns.seat(sourceOf(c.source.Addr()), c.ctx.Done())
+	tune(conn, &s.limits)
 	c.wire = newWire(conn, seat, func(err error) { c.cancel(lostCause(err)) }, c.took)
 	c.backlog = newBacklog(s.limits)
 	c.dials = make(chan struct{}, s.limits.MaxPendingDialsPerConnection)
@@ -223,7 +224,11 @@ func (c *connection) begin() bool {
 func (c *connection) end(cause *endCause) {
 	c.cancel(cause)
 	if c.closing.CompareAndSwap(false, true) {
-		go c.wire.Close()
+		if cause.reason == reasonKeepalive {
+			go abort(c.wire.Conn) // nobody is there to take what is left to send
+		} else {
+			go c.wire.Close()
+		}
 	}
 }
 
@@ -259,9 +264,8 @@ func (c *connection) tend() {
 	}
 	silence := c.wire.silence()
 	due := int(silence / interval)
-	allowed := interval*time.Duration(limits.KeepaliveMaxMissed) + min(interval/3, 5*time.Second)
 	switch {
-	case silence >= allowed:
+	case silence >= limits.silence():
 		c.end(&endCause{reasonKeepalive, fmt.Sprintf("not heard for %v (keepalive_max_missed, %d)", silence.Round(time.Millisecond), limits.KeepaliveMaxMissed)})
 	case due > c.pings:
 		c.ping()

@@ -125,14 +125,6 @@ func dialWords(fw *forward, reason string) string {
 	return fw.target() + " could not be connected"
 }
 
-// NewDialer returns the Dialer for targets on the server's own network. The
-// TCP keepalive finds targets that vanished while nothing is sent.
-func NewDialer() Dialer {
-	return &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
-		Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3,
-	}}
-}
-
 // dialReason is the code of a failed dial.
 func dialReason(err error) string {
 	var timeout net.Error

@@ -85,6 +85,7 @@ const (
 	reasonClientGone    = "client_gone"    // the client closed its end, or its connection
 	reasonClientLost    = "client_lost"    // the connection broke
 	reasonTargetReset   = "target_reset"   // the target broke the connection
+	reasonDNSMoved      = "dns_moved"      // follow_dns of the target
 	reasonIdle          = "idle"           // limits.idle_forward
 	reasonHalfClosed    = "half_closed"    // limits.half_closed
 	reasonDrain         = "drain"          // the server stops
@@ -136,10 +137,11 @@ type Forwarder struct {
 	log               logrus.FieldLogger
 	now               func() time.Time // for the policy's conditions
 
-	live    live
-	counts  counts
-	pace    pace
-	writing atomic.Int64 // records that are still to be written
+	live     live
+	follower follower
+	counts   counts
+	pace     pace
+	writing  atomic.Int64 // records that are still to be written
 	// giveUp ends when the server no longer waits for ends to be recorded.
 	giveUp     context.Context
 	stopTrying context.CancelFunc
@@ -174,6 +176,7 @@ type forward struct {
 	policy   string
 	limits   authz.Limits // of the grant
 	edge     time.Time    // when time alone may change the decision; zero: never
+	dns      bool         // DNS may be asked for host
 	told     string       // the grant of the last record
 	opened   bool         // forward.open is, or may be, in the log
 	ended    bool         // so is the end, or it is about to be
@@ -183,6 +186,13 @@ type forward struct {
 	// last decision on it, so that a change of policy at any moment is met
 	// either by that decision or by rejudge.
 	address atomic.Pointer[netip.AddrPort]
+
+	// following is follow_dns of the target, a time.Duration; 0: its name is
+	// not looked up again. It is set with limits.
+	following atomic.Int64
+	away      absence  // only the follower uses it
+	dialled   net.Conn // set before the relay begins
+	looked    int64    // when it was last asked whether dialled has vanished: see clock; only tend uses it
 }
 
 // newForward begins a forward. Its contexts live until finished is called.
@@ -241,6 +251,7 @@ func (f *Forwarder) Forward(ctx context.Context, p Principal, ask Ask, accept fu
 	stop()
 
 	f.logLine(fw).Info("forward open")
+	fw.dialled = target
 	fw.flow.touch()
 	if fw.regranted() { // while it was dialled
 		go f.recordProgress(fw, reasonGrantChanged, "another grant carries it since it was opened")

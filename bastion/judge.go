@@ -71,7 +71,8 @@ func (fw *forward) takeOver(d authz.Decision) {
 	}
 	fw.policy = d.Policy
 	if d.Effect == authz.Allow { // else what carried it so far is what its end tells
-		fw.grant, fw.limits, fw.edge = d.Grant, d.Limits, d.Next
+		fw.grant, fw.limits, fw.edge, fw.dns = d.Grant, d.Limits, d.Next, d.DNS
+		fw.following.Store(int64(d.FollowDNS))
 	}
 }
 
@@ -87,16 +88,26 @@ func (f *Forwarder) resolve(ctx context.Context, fw *forward, d authz.Decision) 
 		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
 		defer cancel()
 	}
-	addrs, err := f.hosts.LookupNetIP(ctx, "ip", d.Host)
-	if d.DNS && isNotFound(err) {
-		// Absolute: the resolver's search domains must not add to a name.
-		addrs, err = f.dns.LookupNetIP(ctx, "ip", d.Host+".")
-	}
-	if err == nil && len(addrs) == 0 {
-		err = &net.DNSError{Err: "no addresses", Name: d.Host, IsNotFound: true}
-	}
+	addrs, err := f.lookup(ctx, d.Host, d.DNS)
 	if err != nil {
 		return nil, f.unresolved(fw, d, err)
+	}
+	return addrs, nil
+}
+
+// lookup returns the addresses of a name, at least one and each once: from the
+// hosts file, else, where dns allows it, from DNS.
+func (f *Forwarder) lookup(ctx context.Context, host string, dns bool) ([]netip.Addr, error) {
+	addrs, err := f.hosts.LookupNetIP(ctx, "ip", host)
+	if dns && isNotFound(err) {
+		// Absolute: the resolver's search domains must not add to a name.
+		addrs, err = f.dns.LookupNetIP(ctx, "ip", host+".")
+	}
+	if err == nil && len(addrs) == 0 {
+		err = &net.DNSError{Err: "no addresses", Name: host, IsNotFound: true}
+	}
+	if err != nil {
+		return nil, err
 	}
 	unique := make([]netip.Addr, 0, len(addrs))
 	for _, a := range addrs {

@@ -190,9 +190,11 @@ func (fw *forward) outlived(limits authz.Limits) *endCause {
 // relaying reports whether the forward is confirmed to the client.
 func (fw *forward) relaying() bool { return fw.flow.active.Load() != 0 }
 
-// tend ends forwards that have been quiet for too long, and writes the
-// progress of those that run, until ctx ends.
+// tend ends forwards that have been quiet for too long, or whose name leads
+// elsewhere, and writes the progress of those that run, until ctx ends.
 func (f *Forwarder) tend(ctx context.Context) {
+	defer f.follower.lookups.Wait()
+	var wall clockWatch
 	tick := time.NewTicker(tendEvery(f.limits.IdleForward, f.limits.HalfClosed, f.progress))
 	defer tick.Stop()
 	for {
@@ -201,10 +203,16 @@ func (f *Forwarder) tend(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		for _, fw := range f.live.snapshot() {
+		if by := wall.step(f.now()); by != 0 {
+			f.log.WithField("by", by).Warn("the clock was set; all that runs is judged anew")
+			f.rejudge()
+		}
+		all := f.live.snapshot()
+		for _, fw := range all {
 			f.tendOne(fw)
 		}
 		f.pace.measure(&f.live)
+		f.follow(ctx, all)
 	}
 }
 
@@ -268,9 +276,23 @@ func (f *Forwarder) tendOne(fw *forward) {
 		fw.cut(&endCause{reasonIdle, fmt.Sprintf("no byte for idle_forward, %v", idle)})
 	case half > 0 && quiet >= half && fw.flow.halves.Load() == 1:
 		fw.cut(&endCause{reasonHalfClosed, fmt.Sprintf("one direction had ended and no byte moved in the other for half_closed, %v", half)})
+	case f.targetVanished(fw, quiet):
+		fw.cut(&endCause{reasonTargetReset, fmt.Sprintf("the target has vanished: it acknowledged nothing for %v", f.limits.silence())})
 	case f.progress > 0 && fw.progressDue(f.progress):
 		go f.recordProgress(fw, "", "")
 	}
+}
+
+// targetVanished reports whether the network of fw's target is gone, with
+// bytes on their way to it. While there are none the TCP keepalive looks after
+// that. It asks the kernel about forwards that are quiet, and not each time.
+func (f *Forwarder) targetVanished(fw *forward, quiet time.Duration) bool {
+	after, now := f.limits.silence(), clock()
+	if after == 0 || quiet < after || time.Duration(now-fw.looked) < after/8 {
+		return false
+	}
+	fw.looked = now
+	return vanished(fw.dialled, after)
 }
 
 // progressDue reports whether a progress record is due, and if so counts it

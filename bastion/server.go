@@ -140,7 +140,7 @@ func New(c Config) (*Server, error) {
 		s.forwarder.dns = noNames{}
 	}
 	if c.Dialer == nil {
-		s.forwarder.dialer = NewDialer()
+		s.forwarder.dialer = NewDialer(c.Limits)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.tending = cancel
@@ -333,14 +333,16 @@ func (s *Server) endIdle() (left int) {
 func (s *Server) tend(ctx context.Context) {
 	tick := time.NewTicker(tendEvery(s.limits.IdleConnection, s.limits.KeepaliveInterval))
 	defer tick.Stop()
+	var wall clockWatch
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			set := wall.step(s.now()) != 0
 			conns := s.connections()
 			for _, c := range conns {
-				if c.principal() != nil {
+				if c.principal() != nil && (!set || c.judgeAgain()) {
 					c.tend()
 				}
 			}

@@ -21,7 +21,7 @@ var knownTypes = []string{
 var knownReasons = []string{
 	"age", "authority_removed", "authorized_keys", "backlog", "bad_cert", "bad_host", "bad_port", "bad_signature", "cert_expired",
 	"cert_not_from", "cert_not_yet", "cert_principals", "client_gone", "client_lost", "closed", "command", "connect_refused",
-	"connect_timeout", "crash", "dial_failed", "drain", "duration", "excepted", "expired", "failed", "flood", "gone", "grant_changed",
+	"connect_timeout", "crash", "dial_failed", "dns_moved", "drain", "duration", "excepted", "expired", "failed", "flood", "gone", "grant_changed",
 	"half_closed", "hosts", "idle", "internal_error", "keepalive", "key_expired", "key_file", "key_no_forwarding", "key_not_from",
 	"key_not_permitted", "key_removed", "key_unsupported", "killed", "limit", "link_local", "lockdown", "locked", "locks",
 	"log_failed", "login_bytes", "login_grace", "loopback", "metadata", "method_not_supported", "multicast", "needs_touch", "never_closed",

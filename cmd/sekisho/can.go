@@ -140,6 +140,9 @@ func writeUserGrant(say func(string, ...any), g authz.UserGrant) {
 			within = "; within " + strings.Join(words(t.Within), ", ")
 		}
 		say("      %s: %s; port %s%s", t.Name, strings.Join(t.Hosts, ", "), strings.Join(t.Ports, ", "), within)
+		if t.Follow > 0 {
+			say("          closed %s after its name leads elsewhere", brief(t.Follow))
+		}
 	}
 	writeConditions(say, "      ", g.Conditions)
 	if g.Keep {

@@ -139,9 +139,6 @@ roles: {qqqqqqqqq: 1, admin: {qqqqqqqqq: 1}}
 		}
 		levels++
 		for _, key := range strings.Split(known, ", ") {
-			if key == "follow_dns" { // refused as not supported
-				continue
-			}
 			if !strings.Contains(string(text), "`"+key+"`") {
 				t.Errorf("%q is not in %s", key, policyDoc)
 			}
