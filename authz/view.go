@@ -6,8 +6,8 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"time"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
