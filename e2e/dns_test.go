@@ -31,7 +31,7 @@ const (
 func TestNamesAreAskedOfDNSOnlyAndOnlyThoseThatMayBe(t *testing.T) {
 	t.Parallel()
 	needRoot(t, "it gives the server an /etc/resolv.conf and an /etc/hosts of its own")
-	dns := serveDNS(t)
+	dns := serveDNS(t, dnsIP)
 	t.Run("race", func(t *testing.T) { testDNS(t, dns, raceBinary) })
 	t.Run("static", func(t *testing.T) { testDNS(t, dns, staticBinary) })
 }
@@ -205,10 +205,10 @@ func (s *nameServer) questions() []question {
 }
 
 // serveDNS runs a DNS server, by UDP and TCP, until the test ends.
-func serveDNS(t *testing.T) *nameServer {
+func serveDNS(t *testing.T, ip string) *nameServer {
 	t.Helper()
 	s := &nameServer{}
-	conn, err := net.ListenPacket("udp", net.JoinHostPort(dnsIP, "53"))
+	conn, err := net.ListenPacket("udp", net.JoinHostPort(ip, "53"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +226,7 @@ func serveDNS(t *testing.T) *nameServer {
 		}
 	})
 	t.Cleanup(func() { conn.Close(); running.Wait() })
-	l, err := net.Listen("tcp", net.JoinHostPort(dnsIP, "53"))
+	l, err := net.Listen("tcp", net.JoinHostPort(ip, "53"))
 	if err != nil {
 		t.Fatal(err)
 	}
