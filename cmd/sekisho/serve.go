@@ -65,9 +65,17 @@ SEKISHO_LIMITS_LOGIN_GRACE (lists parted by commas), and flags go before those.`
 				return &badFiles{problems}
 			}
 			logProblems(log, problems)
+			if s.passed, err = passedListeners(); err != nil {
+				return err
+			}
+			manager := findNotifier()
 			svc, err := start(s, log)
 			if err != nil {
 				return err
+			}
+			svc.manager = manager
+			if err := svc.confine(); err != nil {
+				return errors.Join(err, svc.fail(err))
 			}
 			return svc.run(cmd.Context(), hangup)
 		},
@@ -126,6 +134,7 @@ type service struct {
 	admin     *admin.Server
 	socket    net.Listener // of admin; nil: there is none
 	metrics   *metrics     // nil: there are none
+	manager   notifier     // of services
 	started   time.Time
 
 	reading      sync.Mutex // held while the policy is read, and before reloading
@@ -169,20 +178,25 @@ func start(s *setup, log *logrus.Logger) (*service, error) {
 	s.serving = true
 	svc := &service{setup: s, log: log, book: book, refused: map[string]string{}, started: time.Now().UTC()}
 	if err := svc.open(); err != nil {
-		for _, l := range svc.listeners {
-			l.Close()
-		}
-		if svc.socket != nil {
-			svc.socket.Close()
-		}
-		if svc.metrics != nil {
-			svc.metrics.listener.Close()
-		}
-		return nil, errors.Join(err, endLog(log, recordTime, func() error {
-			return svc.record(audit.Record{Type: audit.ServerStop, Reason: "failed", Detail: err.Error()})
-		}, book.Close))
+		return nil, errors.Join(err, svc.fail(err))
 	}
 	return svc, nil
+}
+
+// fail undoes what open has done so far, and records why.
+func (svc *service) fail(cause error) error {
+	for _, l := range svc.listeners {
+		l.Close()
+	}
+	if svc.socket != nil {
+		svc.socket.Close()
+	}
+	if svc.metrics != nil {
+		svc.metrics.listener.Close()
+	}
+	return endLog(svc.log, recordTime, func() error {
+		return svc.record(audit.Record{Type: audit.ServerStop, Reason: "failed", Detail: cause.Error()})
+	}, svc.book.Close)
 }
 
 // open makes the server and its listeners, and records the policy.
@@ -199,7 +213,11 @@ func (svc *service) open() error {
 	if err != nil {
 		return err
 	}
-	for _, address := range s.settings.Listen {
+	addresses := s.settings.Listen
+	if len(s.passed) > 0 {
+		svc.listeners, addresses = s.passed, nil
+	}
+	for _, address := range addresses {
 		l, err := net.Listen("tcp", address)
 		if err != nil {
 			hint := ""
@@ -207,7 +225,7 @@ func (svc *service) open() error {
 			case errors.Is(err, syscall.EADDRINUSE):
 				hint = "another process listens there: ss -ltnp; or change listen in " + s.config
 			case errors.Is(err, syscall.EACCES):
-				hint = "ports below 1024 are root's: let sekisho have CAP_NET_BIND_SERVICE, or use another port"
+				hint = "ports below 1024 are root's: use sekisho.socket, let sekisho have CAP_NET_BIND_SERVICE, or use another port"
 			case errors.Is(err, syscall.EADDRNOTAVAIL):
 				hint = "listen names an address that this machine does not have"
 			}
@@ -275,6 +293,9 @@ func (svc *service) announce() {
 		svc.log.WithFields(logrus.Fields{"type": keyType(key.PublicKey()), "fingerprint": ssh.FingerprintSHA256(key.PublicKey())}).Info("host key")
 	}
 	svc.log.WithFields(logrus.Fields{"policy": s.policy.Hash(), "hosts": s.hosts.Table().Len()}).Info("policy in force: " + s.counts.String())
+	if len(s.passed) > 0 {
+		svc.log.Info("the service manager has opened the sockets: listen is not used")
+	}
 	for _, l := range svc.listeners {
 		svc.log.WithField("address", l.Addr().String()).Info("listening")
 	}
@@ -312,6 +333,12 @@ func (svc *service) run(ctx context.Context, hangup <-chan os.Signal) error {
 	following, unfollow := context.WithCancel(ctx)
 	serving.Go(func() { svc.follow(following) })
 	serving.Go(func() { svc.watchLog(following) })
+	if err := svc.manager.tell("READY=1"); err != nil {
+		svc.log.WithError(err).Warn("the service manager does not know that the server is ready")
+	}
+	living, die := context.WithCancel(context.Background())
+	defer die()
+	go svc.alive(living, svc.manager)
 
 	var err error
 	for err == nil && ctx.Err() == nil {
@@ -345,6 +372,7 @@ func (svc *service) stop(cause error, serving *sync.WaitGroup) error {
 	waiting, drained := context.WithCancel(context.Background())
 	go func() { defer close(said); svc.tellDraining(waiting) }()
 	svc.stopping.Store(true)
+	defer svc.manager.tellStopping()()
 	cut := svc.server.Shutdown(hurry)
 	drained()
 	<-said

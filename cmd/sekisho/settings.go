@@ -41,6 +41,7 @@ type Settings struct {
 	Metrics           struct{ Listen string }
 	Limits            bastion.Limits
 	Penalties         bastion.Penalties
+	Confine           string // auto, require or off
 }
 
 // AuditSettings are those of the audit log.
@@ -78,6 +79,7 @@ func defaultSettings() Settings {
 	s.DNS.Zones = []string{}
 	s.RevokedKeys = []string{}
 	s.Admin.Socket = "run/sekisho.sock"
+	s.Confine = confineAuto
 	return s
 }
 
@@ -155,7 +157,7 @@ var settings = slices.Concat([]setting{
 	waitOrOff("idle_connection", func(l *bastion.Limits) *time.Duration { return &l.IdleConnection }),
 	waitOrOff("half_closed", func(l *bastion.Limits) *time.Duration { return &l.HalfClosed }),
 	waitOrOff("drain_timeout", func(l *bastion.Limits) *time.Duration { return &l.DrainTimeout }),
-}, syslogSettings, penaltySettings)
+}, syslogSettings, penaltySettings, confineSettings)
 
 func count(name string, field func(*bastion.Limits) *int) setting {
 	return atMost(name, math.MaxInt, field)

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -32,7 +33,8 @@ type setup struct {
 	policyText []byte        // what policy was read from, until it is kept: see takeText
 	beside     beside
 	hosts      *hostsfile.File
-	serving    bool // others' bytes move meanwhile
+	serving    bool           // others' bytes move meanwhile
+	passed     []net.Listener // in place of those that settings name
 }
 
 // load reads and judges all files, and returns every problem in them, sorted
