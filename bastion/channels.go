@@ -200,7 +200,14 @@ func (c *connection) unknownChannel(ch ssh.NewChannel, answered func()) {
 // after another, so nothing here may wait.
 func (c *connection) globalRequest(_ gl.Context, _ *gl.Server, req *ssh.Request) (bool, []byte) {
 	defer c.recovered()
+	c.announceHostKeys()
 	switch {
+	case req.Type == proveRequest:
+		answer, err := c.proveHostKeys(req.Payload)
+		if err == nil {
+			return true, answer
+		}
+		c.denyRequest(req.Type, err.Error())
 	case strings.HasPrefix(req.Type, "keepalive@"):
 		// A failure is what a sign of life gets; it is one too.
 	case req.Type == "no-more-sessions@openssh.com":

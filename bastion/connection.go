@@ -57,6 +57,10 @@ type connection struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc // with *endCause
 
+	hostKeys  *hostKeys   // by which the client knows the server, as they were when it came
+	announced atomic.Bool // to the client
+	proofs    int         // that it has asked for; globalRequest's
+
 	login login // before the login is finished; only the handshake's goroutine uses it
 
 	proven  atomic.Pointer[Principal] // set by the login, before any channel exists
@@ -87,6 +91,7 @@ func newConnection(s *Server, conn net.Conn) *connection {
 	tune(conn, &s.limits)
 	c.wire = newWire(conn, seat, func(err error) { c.cancel(lostCause(err)) }, c.took)
 	c.backlog = newBacklog(s.limits)
+	c.hostKeys = s.hostKeys.Load()
 	c.dials = make(chan struct{}, s.limits.MaxPendingDialsPerConnection)
 	c.busy.Store(clock())
 	return c
@@ -168,7 +173,11 @@ func (c *connection) handshakeAndServe() {
 		},
 		RequestHandlers: map[string]gl.RequestHandler{"default": c.globalRequest},
 	}
-	server.HandleConn(c.wire)
+	greeting := &greeting{Conn: c.wire}
+	server.HandleConn(greeting)
+	if !c.login.begun {
+		c.login.client = greeting.version()
+	}
 }
 
 // channel makes a handler of gliderlabs/ssh of one of ours. That library
@@ -181,6 +190,7 @@ func (c *connection) channel(handle func(*connection, ssh.NewChannel, func())) g
 			return
 		}
 		defer c.handlers.Done()
+		c.announceHostKeys()
 		c.backlog.add(ch)
 		defer c.backlog.remove(ch)
 		c.owesAnswer()
@@ -251,6 +261,7 @@ func (c *connection) idle() bool {
 // tend looks after the connection's limits; it is called about once a second.
 func (c *connection) tend() {
 	limits := c.server.limits
+	c.announceHostKeys()
 	if edge := c.edge.Load(); edge != nil && !edge.IsZero() && !c.server.now().Before(*edge) && !c.judgeAgain() {
 		return
 	}

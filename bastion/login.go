@@ -37,6 +37,7 @@ const (
 	reasonNoKey        = "no_key_offered"
 	reasonMethod       = "method_not_supported"
 	reasonSHA1         = "sha1_signature"
+	reasonNoAlgorithm  = "no_common_algorithm"
 )
 
 // login is what is known of a client while it logs in. Nothing in it is
@@ -117,9 +118,7 @@ func (c *connection) serverConfig() *ssh.ServerConfig {
 		VerifiedPublicKeyCallback: c.proveKey,
 		AuthLogCallback:           c.logAuth,
 	}
-	for _, key := range c.server.hostKeys {
-		config.AddHostKey(key)
-	}
+	c.hostKeys.add(config, c.server.now())
 	return config
 }
 
@@ -265,7 +264,7 @@ func bounded(s string, most int) string {
 // bounds of the server's flood.
 func (l *login) finish(c *connection, ended *endCause) {
 	line := c.line()
-	if l.err != nil {
+	if l.err != nil && mismatchOf(l.err) == nil { // whose text can be long, and is in the detail
 		line = line.WithField("error", printable(l.err.Error()))
 	}
 	if unproven(l.err) {
@@ -273,14 +272,7 @@ func (l *login) finish(c *connection, ended *endCause) {
 	}
 	c.server.penalise(c.source, l.offence(&c.wire.before, ended))
 	reason, detail, hint := l.why(ended)
-	var negotiation *ssh.AlgorithmNegotiationError
-	switch {
-	case errors.As(l.err, &negotiation):
-		if n, ok := c.server.handshakeLines.take(time.Now()); ok {
-			line.WithField("times", n).Warn("handshake failed: no algorithm in common with the client")
-		}
-		return
-	case !l.begun && ended.byClient():
+	if !l.begun && ended.byClient() && reason != reasonNoAlgorithm {
 		line.Debug("connection ended before a login")
 		return
 	}
@@ -323,6 +315,8 @@ func (l *login) why(ended *endCause) (reason, detail, hint string) {
 		return ended.reason, ended.detail, "nothing to do, unless people are slow to touch or unlock their keys: then raise limits.login_grace"
 	case !ended.byClient(): // drain, an error of ours
 		return ended.reason, ended.detail, "nothing to do: the client may try again"
+	case mismatchOf(l.err) != nil:
+		return reasonNoAlgorithm, mismatchDetail(mismatchOf(l.err)), "the client is too old, or set to what is weak: it must be newer, or offer one of the server's"
 	case l.noRoom != nil:
 		return l.noRoom.reason, l.noRoom.detail, "raise the limit, or find out why there are so many"
 	case l.accepted != "" && unproven(l.err):
@@ -352,7 +346,6 @@ func (l *login) exhausted() bool {
 // are none, nor a key that was never proven: agents offer all they hold, and
 // people do not always touch their token. Nor is what the server brought about.
 func (l *login) offence(wire *beforeLogin, ended *endCause) offence {
-	var negotiation *ssh.AlgorithmNegotiationError
 	switch {
 	case ended.reason == reasonLoginGrace:
 		if wire.seat.waitedInVain() {
@@ -363,7 +356,7 @@ func (l *login) offence(wire *beforeLogin, ended *endCause) offence {
 		return noOffence
 	case l.begun && unproven(l.err) && l.accepted != "", l.exhausted(), len(l.methods) > 0:
 		return authFail
-	case errors.As(l.err, &negotiation):
+	case mismatchOf(l.err) != nil:
 		return noAuth
 	case unproven(l.err) && !left(l.err) && ended.reason != reasonClientLost:
 		return badBytes
@@ -376,6 +369,42 @@ func (l *login) offence(wire *beforeLogin, ended *endCause) offence {
 // left reports whether err, of a handshake, is that of a client that was gone
 // in the middle of a packet.
 func left(err error) bool { return errors.Is(err, io.ErrUnexpectedEOF) }
+
+// mismatchOf returns the error of a client and a server that have no algorithm in
+// common, or nil.
+func mismatchOf(err error) *ssh.AlgorithmNegotiationError {
+	var mismatch *ssh.AlgorithmNegotiationError
+	errors.As(err, &mismatch)
+	return mismatch
+}
+
+// mismatchDetail says for what there is no common algorithm, and what both
+// sides offer for it. The client's offer may be long, and is a stranger's.
+func mismatchDetail(e *ssh.AlgorithmNegotiationError) string {
+	theirs := "nothing"
+	if len(e.RequestedAlgorithms) > 0 {
+		theirs = offerOf(e.RequestedAlgorithms)
+	}
+	return fmt.Sprintf("no %s in common; the client offers %s; the server %s", e.What, theirs, offerOf(e.SupportedAlgorithms))
+}
+
+// offerOf names algorithms, as many as there is room for.
+func offerOf(algorithms []string) string {
+	const most = 200 // so that both sides have room within maxDetail
+	var b strings.Builder
+	for i, name := range algorithms {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		name = printable(name)
+		if b.Len()+len(name) > most {
+			fmt.Fprintf(&b, "and %d more", len(algorithms)-i)
+			break
+		}
+		b.WriteString(name)
+	}
+	return b.String()
+}
 
 // unproven reports whether err, of a handshake, is that of a signature: the
 // library returns it as it is and closes the connection.

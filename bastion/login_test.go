@@ -344,7 +344,7 @@ func TestWeakAlgorithmsAreNotOffered(t *testing.T) {
 			}
 		}
 	}
-	bastiontest.Eventually(t, "a line about it", func() bool { return strings.Contains(b.Lines.String(), "no algorithm in common") })
+	bastiontest.Eventually(t, "a line about it", func() bool { return strings.Contains(b.Lines.String(), "no key exchange in common") })
 }
 
 // from is a net.Dialer at another address of the loopback network.

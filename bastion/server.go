@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -20,7 +21,7 @@ import (
 // otherwise.
 type Config struct {
 	Name     string       // of this server, on the screen
-	HostKeys []ssh.Signer // one of a type
+	HostKeys []ssh.Signer // see SetHostKeys
 	Policy   *authz.Policy
 	Hosts    Resolver
 	DNS      Resolver // nil: names are in the hosts file only
@@ -30,6 +31,8 @@ type Config struct {
 	Log      *logrus.Logger
 
 	Penalties Penalties // the zero one has none
+
+	HostCertificates []*ssh.Certificate // see SetHostKeys
 
 	Progress          time.Duration // between forward.progress records; 0: none
 	CloseOnLogFailure bool
@@ -59,7 +62,7 @@ type Config struct {
 type Server struct {
 	name      string
 	limits    Limits
-	hostKeys  []ssh.Signer
+	hostKeys  atomic.Pointer[hostKeys]
 	log       *logrus.Logger
 	policies  policies
 	gate      *gate
@@ -74,7 +77,7 @@ type Server struct {
 
 	maxBacklog int64 // Config.MaxBacklog
 
-	gateLines, handshakeLines, penaltyLines throttle // of what strangers do and no record tells
+	gateLines, penaltyLines throttle // of what strangers do and no record tells
 
 	tending context.CancelFunc
 	tended  sync.WaitGroup
@@ -102,21 +105,14 @@ func New(c Config) (*Server, error) {
 		gate:      newGate(c.Limits),
 		listeners: map[net.Listener]struct{}{},
 		conns:     map[*connection]struct{}{},
-		gateLines: throttle{every: floodWindow}, handshakeLines: throttle{every: floodWindow}, penaltyLines: throttle{every: floodWindow},
+		gateLines: throttle{every: floodWindow}, penaltyLines: throttle{every: floodWindow},
 		penalised: newPenalised(c.Penalties),
 		rekey:     c.RekeyThreshold, maxBacklog: cmp.Or(c.MaxBacklog, maxBacklog()),
 		now:   c.Now,
 		audit: c.Audit, readers: make(chan struct{}, maxReaders),
 	}
-	for _, key := range c.HostKeys {
-		signer, err := hostSigner(key)
-		if err != nil {
-			return nil, err
-		}
-		s.hostKeys = append(s.hostKeys, signer)
-	}
-	if len(s.hostKeys) == 0 {
-		return nil, errors.New("a server needs a host key")
+	if err := s.SetHostKeys(c.HostKeys, c.HostCertificates); err != nil {
+		return nil, err
 	}
 	s.policies.own, s.policies.log = c.OwnAddrs, c.Log
 	if s.policies.own == nil {
