@@ -214,7 +214,7 @@ func proof(conn *ssh.ServerConn, signer ssh.Signer, blob []byte) (*ssh.Signature
 func readStrings(payload []byte, most int) ([][]byte, error) {
 	var all [][]byte
 	for len(payload) > 0 {
-		if len(all) == most {
+		if len(all) >= most {
 			return nil, fmt.Errorf("more than %d keys", most)
 		}
 		var next struct {
