@@ -118,6 +118,7 @@ func (c *connection) serve() {
 	rec := c.record(audit.ConnClose)
 	rec.Duration = time.Since(c.started)
 	rec.Reason, rec.Detail = cause.reason, cause.detail
+	c.server.forwarder.counts.ended("close", cause.reason)
 	if n := c.denials.Load(); n > maxDenials {
 		rec.Detail += fmt.Sprintf("; %d requests were refused, of which %d are recorded", n, maxDenials)
 	}
@@ -158,6 +159,7 @@ func (c *connection) handshakeAndServe() {
 	defer grace.Stop()
 	c.login.finished = func() { grace.Stop(); c.wire.loggedIn() }
 	defer c.wire.loggedIn() // or it never was: its turn is given back too
+	c.login.shaken = func() { c.server.forwarder.counts.handshake(time.Since(c.started), true) }
 
 	server := &gl.Server{
 		ConnCallback: func(ctx gl.Context, conn net.Conn) net.Conn {

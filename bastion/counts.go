@@ -14,19 +14,25 @@ import (
 type Counts struct {
 	Connections        uint64             // taken in
 	ConnectionsRefused map[string]uint64  // before a byte was read, by reason
-	Logins             map[Outcome]uint64 // that were finished, or recorded as failed
+	ConnectionsEnded   map[Outcome]uint64 // of those taken in
+	Logins             map[Outcome]uint64 // finished, or failed: recorded by themselves or counted
 	Forwards           map[Outcome]uint64 // that have ended, or were denied
 
 	BytesUp, BytesDown uint64 // of all forwards, those that run among them
 
 	DialsDone, DialsFailed audit.Timing // of one address each
+
+	// From when a connection was taken in until the client, its keys
+	// exchanged, asked to be let in, or was gone without having come to that.
+	HandshakesDone, HandshakesFailed audit.Timing
 }
 
 // An Outcome is how something came out: its result and the reason of its
 // record.
 //
-//	of a login    ok, fail
-//	of a forward  close, fail, deny
+//	of a connection  close; fail: it was never logged in
+//	of a login       ok, fail
+//	of a forward     close, fail, deny
 type Outcome struct{ Result, Reason string }
 
 // counts are those of a running server. The zero one counts from 0.
@@ -39,6 +45,20 @@ func (c *counts) connection() { c.change(func(all *Counts) { all.Connections++ }
 
 func (c *counts) refused(reason string) {
 	c.change(func(all *Counts) { increment(&all.ConnectionsRefused, reason) })
+}
+
+func (c *counts) ended(result, reason string) {
+	c.change(func(all *Counts) { increment(&all.ConnectionsEnded, Outcome{result, reason}) })
+}
+
+func (c *counts) handshake(took time.Duration, done bool) {
+	c.change(func(all *Counts) {
+		if done {
+			all.HandshakesDone.Add(took)
+		} else {
+			all.HandshakesFailed.Add(took)
+		}
+	})
 }
 
 func (c *counts) login(result, reason string) {
@@ -77,7 +97,8 @@ func (s *Server) Counts() Counts {
 	c := &s.forwarder.counts
 	c.mu.Lock()
 	all := c.all
-	all.ConnectionsRefused, all.Logins, all.Forwards = maps.Clone(all.ConnectionsRefused), maps.Clone(all.Logins), maps.Clone(all.Forwards)
+	all.ConnectionsRefused, all.ConnectionsEnded = maps.Clone(all.ConnectionsRefused), maps.Clone(all.ConnectionsEnded)
+	all.Logins, all.Forwards = maps.Clone(all.Logins), maps.Clone(all.Forwards)
 	c.mu.Unlock()
 	all.BytesUp, all.BytesDown = s.forwarder.live.bytes()
 	return all

@@ -43,6 +43,7 @@ const (
 // login is what is known of a client while it logs in. Nothing in it is
 // proven; it serves the record of a login that fails.
 type login struct {
+	shaken   func() // counts the handshake; called at the first userauth request
 	finished func() // stops the limit on the login
 	err      error  // of the handshake
 
@@ -245,6 +246,9 @@ func (c *connection) logAuth(meta ssh.ConnMetadata, method string, err error) {
 // saw notes what comes with a request. That the login is the name of somebody
 // says nothing about who sent it.
 func (l *login) saw(meta ssh.ConnMetadata, policy *authz.Policy) {
+	if !l.begun {
+		l.shaken()
+	}
 	l.begun, l.user, l.client = true, bounded(meta.User(), maxLogin), string(meta.ClientVersion())
 	l.known = l.known || policy.Named(meta.User())
 }
@@ -272,10 +276,17 @@ func (l *login) finish(c *connection, ended *endCause) {
 	}
 	c.server.penalise(c.source, l.offence(&c.wire.before, ended))
 	reason, detail, hint := l.why(ended)
+	counts := &c.server.forwarder.counts
+	if !l.begun {
+		counts.handshake(time.Since(c.started), false)
+	}
 	if !l.begun && ended.byClient() && reason != reasonNoAlgorithm {
+		counts.ended("fail", ended.reason)
 		line.Debug("connection ended before a login")
 		return
 	}
+	counts.ended("fail", reason)
+	counts.login("fail", reason)
 
 	failed := failure{sourceOf(c.source.Addr()), l.known, reason}
 	if !c.server.flood.single(failed) {
@@ -287,7 +298,6 @@ func (l *login) finish(c *connection, ended *endCause) {
 	}
 	rec := c.record(audit.AuthFail)
 	rec.Login, rec.Client, rec.Reason, rec.Detail = l.user, l.client, reason, detail
-	c.server.forwarder.counts.login("fail", reason)
 	line = line.WithFields(logrus.Fields{fieldLogin: printable(l.user), fieldClient: printable(l.client), fieldReason: reason, fieldDetail: printable(detail)})
 	for _, o := range l.offered {
 		rec.Key = o.key

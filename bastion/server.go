@@ -268,63 +268,6 @@ func (s *Server) Connections() int {
 	return len(s.conns)
 }
 
-// Shutdown stops accepting connections and forwards, lets forwards that run
-// end by themselves for limits.drain_timeout or until ctx ends, ends the
-// rest, and returns once all of it is recorded. It returns how many forwards
-// had to be ended.
-func (s *Server) Shutdown(ctx context.Context) (cut int) {
-	s.mu.Lock()
-	s.stopping = true
-	for l := range s.listeners {
-		l.Close()
-	}
-	s.mu.Unlock()
-	s.gate.close()
-	s.forwarder.live.stop(draining)
-
-	ctx, cancel := context.WithTimeout(ctx, s.limits.DrainTimeout)
-	defer cancel()
-	for s.endIdle() > 0 && ctx.Err() == nil {
-		select {
-		case <-ctx.Done():
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-	cut = s.Forwards()
-	for _, c := range s.connections() {
-		c.end(draining)
-	}
-
-	// What is left is writing records; a log that hangs must not hold the
-	// stop. Its forwards are then recorded as lost at the next start.
-	late, stop := context.WithTimeout(context.Background(), s.limits.DialTimeout)
-	defer stop()
-	served := make(chan struct{})
-	go func() { s.serving.Wait(); close(served) }()
-	select {
-	case <-served:
-	case <-late.Done():
-	}
-	s.flood.close(late)
-	s.forwarder.waitRecords(late)
-	s.tending()
-	s.tended.Wait()
-	return cut
-}
-
-// endIdle ends the connections that carry nothing and returns how many are
-// left.
-func (s *Server) endIdle() (left int) {
-	for _, c := range s.connections() {
-		if c.forwards.Load() == 0 {
-			c.end(draining)
-		} else {
-			left++
-		}
-	}
-	return left
-}
-
 // tend looks after the connections' limits until ctx ends.
 func (s *Server) tend(ctx context.Context) {
 	tick := time.NewTicker(tendEvery(s.limits.IdleConnection, s.limits.KeepaliveInterval))
