@@ -26,6 +26,9 @@ type Stats struct {
 	// Writing is since when the batch at hand is being written; zero if there
 	// is none. A disk that hangs shows here, and as no failure.
 	Writing time.Time
+	// Waiting is how many records are handed in and not yet written, those of
+	// the batch at hand among them.
+	Waiting int
 
 	Fsync     Timing        // of a write with its fsync
 	LastFsync time.Duration // of the last one
@@ -59,6 +62,15 @@ func (s Stats) Trouble(now time.Time) (why string, since time.Time) {
 		return "the disk does not answer", s.Writing
 	}
 	return "", time.Time{}
+}
+
+// Lag is for how long the oldest record that is not yet written has waited:
+// zero if none waits.
+func (s Stats) Lag(now time.Time) time.Duration {
+	if s.Writing.IsZero() {
+		return 0
+	}
+	return max(now.Sub(s.Writing), 0)
 }
 
 // TimingBounds are the bounds of a Timing's counts.
@@ -109,6 +121,7 @@ func (l *Log) Stats() Stats {
 	if at := l.stats.writing.Load(); at != 0 {
 		s.Writing = time.Unix(0, at)
 	}
+	s.Waiting = len(l.queue) + int(l.stats.batch.Load())
 	if text := l.removed.Load(); text != nil {
 		s.Removed = *text
 	}
@@ -125,6 +138,7 @@ type stats struct {
 	own     Stats
 	shown   atomic.Pointer[Stats]
 	writing atomic.Int64 // since when, as of time.Time.UnixNano; 0: nothing is
+	batch   atomic.Int64 // how many records are being written
 }
 
 func (s *stats) show() {
@@ -139,9 +153,11 @@ func (l *Log) measured(n int) error {
 	}
 	s := &l.stats
 	began := time.Now().UTC()
+	s.batch.Store(int64(n))
 	s.writing.Store(began.UnixNano())
 	err := l.commit(n)
 	s.writing.Store(0)
+	s.batch.Store(0)
 	ended := time.Now().UTC()
 	switch {
 	case err == nil:

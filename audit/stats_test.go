@@ -72,7 +72,17 @@ func TestALogWhoseDiskHangsIsInTrouble(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- jot(l, "a") }()
 	<-held
+	second := make(chan error, 1)
+	go func() { second <- jot(l, "b") }()
+	for end := time.Now().Add(10 * time.Second); l.Stats().Waiting != 2; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d records wait", l.Stats().Waiting)
+		}
+	}
 	s := l.Stats()
+	if lag := s.Lag(s.Writing.Add(time.Minute)); lag != time.Minute {
+		t.Errorf("the log is %v behind", lag)
+	}
 	if why, _ := s.Trouble(s.Writing.Add(stuck / 2)); why != "" {
 		t.Errorf("soon: %s", why)
 	}
@@ -80,8 +90,8 @@ func TestALogWhoseDiskHangsIsInTrouble(t *testing.T) {
 		t.Errorf("late: %q since %v", why, since)
 	}
 	close(hold)
-	try(t, <-done, l.Close())
-	if s := l.Stats(); !s.Writing.IsZero() {
+	try(t, <-done, <-second, l.Close())
+	if s := l.Stats(); !s.Writing.IsZero() || s.Waiting != 0 || s.Lag(time.Now()) != 0 {
 		t.Errorf("afterwards: %+v", s)
 	}
 }

@@ -67,6 +67,9 @@ func (f *File) LookupNetIP(ctx context.Context, network, host string) ([]netip.A
 // whatever happens to the file meanwhile.
 func (f *File) Table() *Table { return f.current.Load().table }
 
+// Sum returns the SHA-256 of the content in force.
+func (f *File) Sum() [sha256.Size]byte { return f.current.Load().sum }
+
 // Warnings returns the warnings about the table in force.
 func (f *File) Warnings() []Problem { return f.current.Load().warnings }
 

@@ -498,7 +498,7 @@ func TestStage(t *testing.T) {
 	if parseErr := (*ParseError)(nil); !errors.As(err, &parseErr) || bad.Changed() || bad.Commit() || bad.Sum() == s.Sum() {
 		t.Errorf("staged %+v, %v", bad, err)
 	}
-	if !s.Commit() || f.Table().Len() != 2 || s.Commit() {
+	if !s.Commit() || f.Table().Len() != 2 || f.Sum() != s.Sum() || s.Commit() {
 		t.Errorf("not committed once: %d names", f.Table().Len())
 	}
 	write(t, path, "10.0.0.1 a b c\n")
