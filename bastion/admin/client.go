@@ -84,6 +84,21 @@ func (c *Client) Call(ctx context.Context, method, path string, in, out any) err
 	return nil
 }
 
+// PID is the process that listens on the socket, as the kernel tells it; 0 if
+// it cannot be seen from here.
+func (c *Client) PID(ctx context.Context) (int, error) {
+	conn, err := c.connect(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	server, err := credentials(conn)
+	if err != nil {
+		return 0, fmt.Errorf("finding out who listens on %s: %w", c.Path, err)
+	}
+	return int(server.Pid), nil
+}
+
 // answered makes an Error of the answer to a request that was refused.
 func answered(status int, text []byte) *Error {
 	e := new(Error)

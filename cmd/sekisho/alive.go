@@ -72,7 +72,7 @@ func (svc *service) ask() (answer chan string) {
 		if why, _ := svc.book.Stats().Trouble(time.Now()); why != "" { // which waits for no disk
 			status += "; the audit log cannot be written: no new forwards"
 		}
-		if svc.stopping.Load() {
+		if svc.drain.begun() {
 			status = "stopping: " + status
 		}
 		answer <- status

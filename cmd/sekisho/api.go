@@ -91,6 +91,7 @@ func (svc *service) api() *admin.Server {
 		return done, nil
 	})
 	svc.handleSeeing(server)
+	svc.handleDrain(server)
 	server.HandleUpTo(2*mostBytes, "POST /v1/preview", func(_ context.Context, _ admin.Peer, body []byte) (any, error) {
 		var want wantPreview
 		if err := json.Unmarshal(body, &want); err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -21,6 +22,7 @@ import (
 func newKill(std stdio) *cobra.Command {
 	var w where
 	var want wantKill
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "kill ID… | --user USER | --target HOST[:PORT]",
 		Short: "End connections and forwards at once",
@@ -41,6 +43,11 @@ it is if there is nothing to end.`,
 					return usagef("see sekisho kill --help", "what is after --%s is empty", name)
 				}
 			}
+			for _, arg := range args { // other commands take one
+				if info, err := os.Stat(arg); err == nil && info.IsDir() {
+					return usagef("the folder of a server goes after --config: --config "+shellWord(arg), "%q is a folder, and kill takes ids", arg)
+				}
+			}
 			_, err := want.aims()
 			return err
 		},
@@ -49,11 +56,21 @@ it is if there is nothing to end.`,
 			if err := w.ask(cmd, std, nil, "POST", "/v1/kill", want, &done); err != nil {
 				return err
 			}
+			if asJSON {
+				if err := printJSON(std.out, done); err != nil {
+					return err
+				}
+				if done.well() {
+					return nil
+				}
+				return errTold
+			}
 			return done.tell(std)
 		},
 	}
 	w.addConfig(cmd)
 	f := cmd.Flags()
+	f.BoolVar(&asJSON, "json", false, "print what was ended as JSON")
 	f.StringVar(&want.User, "user", "", "end all connections of this `user` of the policy")
 	f.StringVar(&want.Target, "target", "", "end all forwards to this `host`, or host:port")
 	f.StringVar(&want.Why, "why", "", "a `reason`, for the record")
@@ -77,6 +94,9 @@ type killed struct {
 	Missing     []string `json:"missing,omitempty"`    // what was named, and has nothing open
 	Unrecorded  string   `json:"unrecorded,omitempty"` // why it is not in the audit log
 }
+
+// well reports whether all that was named is ended, and recorded.
+func (k *killed) well() bool { return k.Unrecorded == "" && len(k.Missing) == 0 }
 
 // An aim is one thing that is to be ended, and what its record says of it.
 type aim struct {

@@ -23,6 +23,7 @@ import (
 //	GET /metrics   in the format of Prometheus
 //	GET /healthz   200 while the process serves
 //	GET /readyz    503 once it stops, and while the audit log cannot be written
+//	GET /debug/pprof/…  with metrics.pprof only: see profiles
 type metrics struct {
 	listener net.Listener
 	server   *http.Server
@@ -44,9 +45,13 @@ func (svc *service) listenMetrics() (*metrics, error) {
 	if err != nil {
 		return nil, &failure{fmt.Errorf("metrics: %w", err), "metrics.listen in " + svc.setup.config + ` is where they are to be had; "" is for none`}
 	}
+	most := 15 * time.Second
+	if svc.setup.settings.Metrics.Pprof {
+		most = mostProfile
+	}
 	return &metrics{l, &http.Server{
 		Handler: svc.metricsHandler(), MaxHeaderBytes: 16 << 10, DisableGeneralOptionsHandler: true,
-		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 15 * time.Second, IdleTimeout: 30 * time.Second,
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: most, IdleTimeout: 30 * time.Second,
 		ErrorLog: log.New(logLines(func(line string) { svc.log.WithField("error", printable(line)).Debug("metrics") }), "", 0),
 	}}, nil
 }
@@ -70,11 +75,14 @@ func (svc *service) metricsHandler() http.Handler {
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{svc})
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
+	if svc.setup.settings.Metrics.Pprof {
+		profiles(mux)
+	}
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { answerText(w, http.StatusOK, "ok") })
 	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
 		why, _ := svc.book.Stats().Trouble(time.Now())
 		switch {
-		case svc.stopping.Load():
+		case svc.drain.begun():
 			answerText(w, http.StatusServiceUnavailable, "stopping")
 		case why != "": // the words are for sekisho status: they name files
 			answerText(w, http.StatusServiceUnavailable, "the audit log cannot be written")

@@ -23,6 +23,8 @@ var (
 	descConns       = desc("connections", "SSH connections now, by whether they are logged in.", "state")
 	descConnsTotal  = desc("connections_total", "SSH connections taken in.")
 	descConnRefused = desc("connections_refused_total", "Connections closed before a byte was read, by reason.", "reason")
+	descConnEnds    = desc("connections_ended_total", "Connections taken in that have ended (close), or ended before a login (fail), by reason.", "result", "reason")
+	descHandshake   = desc("handshake_seconds", "How long it took from taking a connection in until the client, its keys exchanged, asked for a login (ok), or was gone (fail).", "result")
 	descLogins      = desc("logins_total", "Logins by result (ok, fail) and reason.", "result", "reason")
 	descForwards    = desc("forwards", "Forwards that are open or being opened now.")
 	descEnds        = desc("forwards_total", "Forwards that have ended (close, fail) or were refused (deny), by reason.", "result", "reason")
@@ -34,10 +36,13 @@ var (
 	descReload      = desc("reload_failed", "1 if the last attempt to take files over has failed, else 0.")
 	descLogNext     = desc("audit_next_seq", "The number of the audit log's next record.")
 	descLogSigned   = desc("audit_signed_records", "How many of the audit log's records are below a signed head.")
+	descLogWaiting  = desc("audit_waiting_records", "Records that are not on stable storage yet.")
+	descLogLag      = desc("audit_lag_seconds", "For how long the oldest of these has waited; 0 if none waits.")
 	descLogOK       = desc("audit_writable", "1 if the audit log can be written, else 0.")
 	descLogOutages  = desc("audit_outages_total", "How often the audit log came to be one that cannot be written.")
 	descLogDurable  = desc("audit_last_durable_time_seconds", "When a record last came to be on stable storage, in seconds since 1970.")
 	descLogFsync    = desc("audit_fsync_seconds", "How long a write to the audit log with its fsync took.")
+	descDraining    = desc("draining", "1 once the server is about to end, else 0.")
 	descSyslogUp    = desc("audit_syslog_connected", "1 if the syslog receiver is connected, else 0.")
 	descSyslogNext  = desc("audit_syslog_next_seq", "The number of the next record that the syslog receiver is to get.")
 	descSyslogLag   = desc("audit_syslog_lag_seconds", "How long ago that record was made; 0 if none is to be sent.")
@@ -47,8 +52,8 @@ var (
 // Describe tells of all metrics that there can be.
 func (*collector) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descInfo, descStarted, descConns, descConnsTotal, descConnRefused, descLogins, descForwards, descEnds, descBytes, descDial,
-		descLimit, descLimitUsed, descPolicyTime, descReload, descLogNext, descLogSigned, descLogOK, descLogOutages, descLogDurable, descLogFsync,
+		descInfo, descStarted, descDraining, descConns, descConnsTotal, descConnRefused, descConnEnds, descHandshake, descLogins, descForwards, descEnds, descBytes, descDial,
+		descLimit, descLimitUsed, descPolicyTime, descReload, descLogNext, descLogSigned, descLogWaiting, descLogLag, descLogOK, descLogOutages, descLogDurable, descLogFsync,
 		descSyslogUp, descSyslogNext, descSyslogLag, descSyslogLost,
 	} {
 		to <- d
@@ -74,6 +79,7 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	svc := c.svc
 	gauge(descInfo, 1, version())
 	gauge(descStarted, seconds(svc.started))
+	gauge(descDraining, bit(svc.drain.begun()))
 
 	counts := svc.server.Counts()
 	in, before := svc.server.LoggedIn()
@@ -83,6 +89,11 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	for reason, n := range counts.ConnectionsRefused {
 		count(descConnRefused, n, reason)
 	}
+	for o, n := range counts.ConnectionsEnded {
+		count(descConnEnds, n, o.Result, o.Reason)
+	}
+	timing(descHandshake, counts.HandshakesDone, "ok")
+	timing(descHandshake, counts.HandshakesFailed, "fail")
 	for o, n := range counts.Logins {
 		count(descLogins, n, o.Result, o.Reason)
 	}
@@ -107,6 +118,8 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	why, _ := book.Trouble(time.Now())
 	gauge(descLogNext, float64(book.Next))
 	gauge(descLogSigned, float64(book.Signed))
+	gauge(descLogWaiting, float64(book.Waiting))
+	gauge(descLogLag, book.Lag(time.Now()).Seconds())
 	gauge(descLogOK, bit(why == ""))
 	count(descLogOutages, book.Outages)
 	gauge(descLogDurable, seconds(book.Durable))

@@ -35,8 +35,8 @@ func newServe(std stdio) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve [DIR]",
 		Short: "Run the server",
-		Long: `Serve runs the server until SIGTERM or SIGINT, and then gives the forwards that
-run limits.drain_timeout to end; a second signal ends them at once.
+		Long: `Serve runs the server until SIGTERM, SIGINT or sekisho drain, and then gives the
+forwards that run limits.drain_timeout to end; a second signal ends them at once.
 
 SIGHUP reads policy and hosts again. A change of the hosts file is taken over
 without it, one of the policy only with watch: true. sekisho.yaml and the host
@@ -149,7 +149,7 @@ type service struct {
 
 	attempts     attempts
 	countingDisk atomic.Bool // for a status
-	stopping     atomic.Bool
+	drain        *drain
 }
 
 // start opens the audit log, which only one process may, and then listens.
@@ -176,7 +176,7 @@ func start(s *setup, log *logrus.Logger) (*service, error) {
 		return nil, &failure{err, hint}
 	}
 	s.serving = true
-	svc := &service{setup: s, log: log, book: book, refused: map[string]string{}, started: time.Now().UTC()}
+	svc := &service{setup: s, log: log, book: book, refused: map[string]string{}, started: time.Now().UTC(), drain: newDrain()}
 	if err := svc.open(); err != nil {
 		return nil, errors.Join(err, svc.fail(err))
 	}
@@ -340,42 +340,43 @@ func (svc *service) run(ctx context.Context, hangup <-chan os.Signal) error {
 	defer die()
 	go svc.alive(living, svc.manager)
 
-	var err error
-	for err == nil && ctx.Err() == nil {
+	var err, cause error
+	for cause == nil {
 		select {
 		case <-ctx.Done():
+			cause = context.Cause(ctx)
+		case cause = <-svc.drain.ordered:
 		case err = <-failed:
+			cause = err
 		case <-hangup:
 			svc.reload(bySignal, true)
 		}
 	}
 	unfollow()
-	cause := err
-	if cause == nil {
-		cause = context.Cause(ctx)
-	}
 	return errors.Join(err, svc.stop(cause, &serving))
 }
 
 // stop drains the server and ends the log.
 func (svc *service) stop(cause error, serving *sync.WaitGroup) error {
-	// The first signal has ended the context of the command; a second one is
-	// impatience, and a third one ends the process as it stands.
+	// The first signal has ended the context of the command, unless a command
+	// was the order; the next one is impatience, and the one after that ends the
+	// process as it stands.
 	hurry, done := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(hurry, done)
+	context.AfterFunc(hurry, svc.drain.hurry)
 
-	limit := svc.setup.settings.Limits.DrainTimeout
-	svc.log.WithFields(logrus.Fields{
-		"cause": cause, "forwards": svc.server.Forwards(), "connections": svc.server.Connections(), "drain_timeout": limit,
-	}).Info("stopping: no new connections; what runs may end by itself")
+	svc.drain.begin(cause, svc.setup.settings.Limits.DrainTimeout)
+	svc.tellLeft("stopping: no new connections; what runs may end by itself", logrus.Fields{
+		"cause": cause, "drain_timeout": svc.drain.limit(),
+	})
 	said := make(chan struct{})
 	waiting, drained := context.WithCancel(context.Background())
 	go func() { defer close(said); svc.tellDraining(waiting) }()
-	svc.stopping.Store(true)
 	defer svc.manager.tellStopping()()
-	cut := svc.server.Shutdown(hurry)
+	cut := svc.server.Drain(svc.drain.waiting)
 	drained()
 	<-said
+	svc.drain.finish(cut)
 	closing, closed := context.WithTimeout(context.Background(), recordTime)
 	svc.admin.Shutdown(closing)
 	if svc.metrics != nil {
@@ -424,10 +425,19 @@ func (svc *service) tellDraining(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			svc.log.WithFields(logrus.Fields{"forwards": svc.server.Forwards(), "connections": svc.server.Connections()}).
-				Info("still draining; another signal ends them at once")
+			svc.tellLeft("still draining; another signal ends them at once", logrus.Fields{})
 		}
 	}
+}
+
+// tellLeft logs who is still connected, by name as far as that is short.
+func (svc *service) tellLeft(text string, fields logrus.Fields) {
+	left := svc.server.LiveForwards()
+	fields["forwards"], fields["connections"] = len(left), svc.server.Connections()
+	if len(left) > 0 {
+		fields["left"] = named(left)
+	}
+	svc.log.WithFields(fields).Info(text)
 }
 
 // auditPath is the folder of the audit log.

@@ -14,17 +14,23 @@ import (
 
 func newSessions(std stdio) *cobra.Command {
 	var w where
-	var asJSON bool
+	var asJSON, watch bool
 	cmd := &cobra.Command{
 		Use:   "sessions [DIR]",
 		Short: "List who is connected, and what they have open",
 		Long: `Sessions lists the connections that are logged in, the oldest first, and below each
 its forwards: target as asked, address that is dialled, the grant that carries it,
-and the bytes so far, up (client to target) and down. sekisho kill ends them.`,
-		Example: `  sekisho sessions
+and the bytes so far, up (client to target) and down. sekisho kill ends them.
+
+With --watch it goes on until ^C: on a terminal it shows them anew each second, and
+elsewhere, or with --json as lines, whenever anybody or anything has come or gone.`,
+		Example: `  sekisho sessions --watch
   sekisho sessions --json | jq -r '.connections[] | select(.user=="bob") | .forwards[].target'`,
 		Args: atMostOne,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if watch {
+				return watchSessions(cmd, std, &w, args, asJSON)
+			}
 			var s sessions
 			if err := w.ask(cmd, std, args, "GET", "/v1/sessions", nil, &s); err != nil {
 				return err
@@ -37,6 +43,7 @@ and the bytes so far, up (client to target) and down. sekisho kill ends them.`,
 	}
 	w.addConfig(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the list as JSON")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it again as it changes")
 	return cmd
 }
 

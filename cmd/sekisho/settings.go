@@ -38,7 +38,7 @@ type Settings struct {
 	Locks             string
 	Audit             AuditSettings
 	Admin             struct{ Socket string }
-	Metrics           struct{ Listen string }
+	Metrics           MetricsSettings
 	Limits            bastion.Limits
 	Penalties         bastion.Penalties
 	Confine           string // auto, require or off
@@ -139,6 +139,7 @@ var settings = slices.Concat([]setting{
 	{"audit.on_failure", text, func(n *strictyaml.Node, s *Settings) { n.OneOf(&s.Audit.OnFailure, "keep", "close") }},
 	{"admin.socket", text, func(n *strictyaml.Node, s *Settings) { readPathOrNone(n, &s.Admin.Socket) }},
 	{"metrics.listen", text, readMetricsListen},
+	{"metrics.pprof", plain, readMetricsPprof},
 	wait("login_grace", func(l *bastion.Limits) *time.Duration { return &l.LoginGrace }),
 	atMost("max_auth_tries", bastion.MostAuthTries, func(l *bastion.Limits) *int { return &l.MaxAuthTries }),
 	count("max_startups", func(l *bastion.Limits) *int { return &l.MaxStartups }),
@@ -480,6 +481,7 @@ func readSettings(file string, content []byte, environ []string, given flags) (S
 	}
 	problems = append(problems, judged.Audit.retention(file)...)
 	problems = append(problems, penaltyProblems(&judged.Penalties, file)...)
+	problems = append(problems, judged.Metrics.profiles(file)...)
 	if problems.Err() != nil {
 		return judged, problems
 	}

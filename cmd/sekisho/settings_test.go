@@ -32,7 +32,7 @@ locks: locks.yaml
 audit: {dir: audit, key: log_key, segment_size: 256MiB, segment_age: 24h, retain_age: 0s, retain_size: 0, progress: 5m, on_failure: keep,
   syslog: {address: "", ca: "", cert: "", key: "", facility: 13, cursor: ""}}
 admin: {socket: run/sekisho.sock}
-metrics: {listen: ""}
+metrics: {listen: "", pprof: false}
 limits:
   login_grace: 30s
   max_auth_tries: 20

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -57,6 +58,7 @@ type status struct {
 	Problems []string `json:"problems"` // why not
 
 	Version string    `json:"version"`
+	Go      string    `json:"go"` // the version that it is built with, and for what
 	Name    string    `json:"name"`
 	PID     int       `json:"pid"`
 	Run     string    `json:"run"`
@@ -64,6 +66,11 @@ type status struct {
 	Config  string    `json:"config"`
 	Listen  []string  `json:"listen"`
 	Metrics string    `json:"metrics,omitempty"` // where they are to be had
+	Profile bool      `json:"pprof,omitempty"`   // are profiles, too
+
+	Files []fileStatus `json:"files"` // in force
+
+	Drain *drained `json:"drain,omitempty"` // nil: the server is not about to end
 
 	Policy struct {
 		File    string  `json:"file"`
@@ -88,6 +95,7 @@ type status struct {
 	BeforeLogin int                `json:"before_login"` // others
 	Forwards    int                `json:"forwards"`
 	Penalised   int                `json:"penalised"` // sources that are refused now
+	Limits      []bastion.LimitUse `json:"limits"`    // where each of them stands
 	NearLimit   []bastion.LimitUse `json:"near_limit"`
 
 	Log    logStatus     `json:"log"`
@@ -100,14 +108,18 @@ func near(use bastion.LimitUse) bool { return use.Used*5 >= use.Most*4 }
 // status is how the server is now.
 func (svc *service) status(ctx context.Context) *status {
 	st := &status{
-		Version: version(), Name: svc.setup.settings.Name, PID: os.Getpid(), Run: svc.book.Run(), Since: svc.started, Config: svc.setup.config,
+		Version: version(), Go: fmt.Sprintf("%s %s/%s", runtime.Version(), runtime.GOOS, runtime.GOARCH), Name: svc.setup.settings.Name, PID: os.Getpid(), Run: svc.book.Run(), Since: svc.started, Config: svc.setup.config,
 		Problems: []string{}, Listen: []string{}, Locks: []string{}, NearLimit: []bastion.LimitUse{},
 	}
 	for _, l := range svc.listeners {
 		st.Listen = append(st.Listen, l.Addr().String())
 	}
 	if svc.metrics != nil {
-		st.Metrics = svc.metrics.listener.Addr().String()
+		st.Metrics, st.Profile = svc.metrics.listener.Addr().String(), svc.setup.settings.Metrics.Pprof
+	}
+	if svc.drain.begun() {
+		d := svc.drained()
+		st.Drain = &d
 	}
 
 	svc.reloading.Lock()
@@ -115,7 +127,7 @@ func (svc *service) status(ctx context.Context) *status {
 	st.Policy.File, st.Policy.Hash, st.Policy.Summary = s.path(s.settings.Policy), s.policy.Hash(), s.counts.String()
 	st.Hosts.File, st.Hosts.Names = s.path(s.settings.Hosts), s.hosts.Table().Len()
 	locks := s.beside.locks.List()
-	st.LocksUnwritten = svc.unwritten
+	st.LocksUnwritten, st.Files = svc.unwritten, svc.files()
 	svc.reloading.Unlock()
 	for _, l := range locks {
 		st.Lockdown = st.Lockdown || l.IsLockdown()
@@ -125,7 +137,8 @@ func (svc *service) status(ctx context.Context) *status {
 
 	st.Connections, st.BeforeLogin = svc.server.LoggedIn()
 	st.Forwards, st.Penalised = svc.server.Forwards(), svc.server.Penalised()
-	for _, use := range svc.server.LimitsInUse() {
+	st.Limits = svc.server.LimitsInUse()
+	for _, use := range st.Limits {
 		if near(use) {
 			st.NearLimit = append(st.NearLimit, use)
 		}
@@ -148,7 +161,7 @@ func (svc *service) status(ctx context.Context) *status {
 func (st *status) write(w io.Writer) error {
 	up := brief(time.Since(st.Since).Truncate(time.Second))
 	t := table{
-		{"server", fmt.Sprintf("%s, pid %d, sekisho %s", st.Name, st.PID, st.Version)},
+		{"server", fmt.Sprintf("%s, pid %d, sekisho %s, %s", st.Name, st.PID, st.Version, st.Go)},
 		{"up since", fmt.Sprintf("%s, %s; run %s", when(st.Since), up, st.Run)},
 		{"settings", st.Config},
 	}
@@ -160,12 +173,23 @@ func (st *status) write(w io.Writer) error {
 			t = append(t, []string{name, v})
 		}
 	}
+	if d := st.Drain; d != nil {
+		add("draining", fmt.Sprintf("since %s (%s); %s may end by themselves until %s", when(d.Since), d.By, many(d.Forwards, "forward"), when(d.Until)))
+	}
 	add("listens on", st.Listen...)
-	if st.Metrics != "" {
+	switch {
+	case st.Metrics != "" && st.Profile:
+		add("metrics", st.Metrics+", and profiles")
+	case st.Metrics != "":
 		add("metrics", st.Metrics)
 	}
 	add("policy", st.Policy.File+", "+st.Policy.Hash, fmt.Sprintf("%s; since %s, by %s", st.Policy.Summary, when(st.Policy.Loaded.At), st.Policy.Loaded.By))
 	add("hosts", fmt.Sprintf("%s, %s", st.Hosts.File, many(st.Hosts.Names, "name")))
+	var files []string
+	for _, f := range st.Files {
+		files = append(files, fmt.Sprintf("%s %s, %s", f.What, f.File, f.Hash))
+	}
+	add("in force", files...)
 	outcome := "taken over"
 	if st.Reload.Last.Error != "" {
 		outcome = "REFUSED: " + st.Reload.Last.Error
@@ -187,6 +211,15 @@ func (st *status) write(w io.Writer) error {
 		}
 		add("near limit", line)
 	}
+	var limits []string
+	for _, use := range st.Limits {
+		line := fmt.Sprintf("%s %d of %d", use.Name, use.Used, use.Most)
+		if use.By != "" {
+			line += ", by " + use.By
+		}
+		limits = append(limits, line)
+	}
+	add("limits", limits...)
 	t = append(t, st.Log.rows()...)
 	t = append(t, st.Syslog.rows()...)
 	b := bufio.NewWriter(w)

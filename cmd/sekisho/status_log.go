@@ -17,6 +17,9 @@ type logStatus struct {
 	Why      string    `json:"why,omitempty"`         // not
 	Durable  time.Time `json:"last_durable,omitzero"` // write
 
+	Waiting int     `json:"waiting"`     // records that are not on stable storage yet
+	Lag     float64 `json:"lag_seconds"` // for how long the oldest of them has waited; 0: none waits
+
 	LastFsync float64 `json:"last_fsync_seconds"`
 	MeanFsync float64 `json:"mean_fsync_seconds"`
 
@@ -37,6 +40,7 @@ func (svc *service) logStatusNow(ctx context.Context) logStatus {
 	why, since := s.Trouble(time.Now())
 	l := logStatus{
 		Dir: svc.auditPath(), Next: s.Next, Writable: why == "", Since: since, Why: why, Durable: s.Durable,
+		Waiting: s.Waiting, Lag: s.Lag(time.Now()).Seconds(),
 		LastFsync: s.LastFsync.Seconds(), MeanFsync: s.Fsync.Mean().Seconds(),
 		Signed: s.Signed, NotSigned: s.NotSigned, Removed: s.Removed,
 	}
@@ -76,7 +80,7 @@ func (l *logStatus) rows() table {
 	if l.DiskError != "" {
 		disk = fmt.Sprintf("not known what is in %s: %s", l.Dir, l.DiskError)
 	}
-	signed := fmt.Sprintf("the first %d records are below a signed head", l.Signed)
+	signed := fmt.Sprintf("the first %d records are below a signed head, %d are not yet", l.Signed, l.Next-min(l.Signed, l.Next))
 	if l.NotSigned != "" {
 		signed = fmt.Sprintf("%s; NO NEWER HEAD CAN BE SIGNED: %s", signed, l.NotSigned)
 	}
@@ -86,6 +90,7 @@ func (l *logStatus) rows() table {
 	return table{
 		{"audit log", state},
 		{"", fmt.Sprintf("next record %d; last durable write %s", l.Next, when(l.Durable))},
+		{"", fmt.Sprintf("%s not written yet, the oldest for %s", many(l.Waiting, "record"), millis(l.Lag))},
 		{"", fmt.Sprintf("fsync %s last, %s on average", millis(l.LastFsync), millis(l.MeanFsync))},
 		{"", signed},
 		{"", disk},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -77,7 +78,7 @@ func TestAServerWhoseLogCannotBeWrittenIsNotWellAndThenIs(t *testing.T) {
 	if resumed != 1 {
 		t.Errorf("%d records log.resume", resumed)
 	}
-	svc.stopping.Store(true)
+	svc.drain.begin(errors.New("a test"), time.Hour)
 	if w := get("/readyz"); w.Code != http.StatusServiceUnavailable {
 		t.Errorf("readyz: %d %s", w.Code, w.Body)
 	}
