@@ -36,7 +36,8 @@
 // TestStockClientsAreRefusedEverythingButForwards without /dev/net/tun, the
 // address ::1 of TestLoopbackIsReachedOnlyWhereItIsListed without IPv6, and the
 // read-only disk of TestALogThatCannotBeWritten… without /dev/loop-control.
-// SEKISHO_SOAK=1 moves more bytes, and kills the server more often.
+// SEKISHO_SOAK=1 moves more bytes, kills the server more often, and has the
+// mixed load last for SEKISHO_SOAK_TIME, ten minutes unless it says otherwise.
 package e2e
 
 import (
@@ -70,6 +71,7 @@ var (
 	raceBinary   string // sekisho, built with -race
 	staticBinary string // sekisho, as it is shipped
 	soak         bool
+	soakTime     = 10 * time.Minute // of the mixed load, then
 
 	shared struct { // stopped by TestMain
 		mu    sync.Mutex
@@ -92,6 +94,14 @@ func run(m *testing.M) int {
 	os.Unsetenv("DISPLAY")
 	soak = os.Getenv("SEKISHO_SOAK") == "1"
 	os.Unsetenv("SEKISHO_SOAK") // the server reads variables of such names as settings
+	if text := os.Getenv("SEKISHO_SOAK_TIME"); text != "" {
+		var err error
+		if soakTime, err = time.ParseDuration(text); err != nil || soakTime < 10*time.Second {
+			fmt.Fprintf(os.Stderr, "SEKISHO_SOAK_TIME=%s is no time of 10s or more: %v\n", text, err)
+			return 1
+		}
+		os.Unsetenv("SEKISHO_SOAK_TIME")
+	}
 	os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin")
 
 	if out, err := exec.Command("./peers.sh", "--check").CombinedOutput(); err != nil {
