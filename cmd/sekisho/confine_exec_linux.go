@@ -18,9 +18,9 @@ var auditArch = map[string]uint32{
 // x32 is the bit of the third set of numbers that amd64 has.
 const x32 = 0x40000000
 
-// forbidExec makes the kernel refuse this process to execute anything, for
-// good. It wants no_new_privs.
-func forbidExec() error {
+// forbidCalls makes the kernel refuse system calls to this process, for good and
+// on every thread. It wants no_new_privs.
+func forbidCalls(answer unix.Errno, calls ...uint32) error {
 	arch, ok := auditArch[runtime.GOARCH]
 	if !ok {
 		return fmt.Errorf("not known how on %s", runtime.GOARCH)
@@ -29,20 +29,24 @@ func forbidExec() error {
 		load    = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
 		equal   = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
 		atLeast = unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K
-		answer  = unix.BPF_RET | unix.BPF_K
+		end     = unix.BPF_RET | unix.BPF_K
 
 		number, machine = 0, 4 // in struct seccomp_data
 	)
+	refusal := len(calls) + 5 // the number of the last instruction
+	from := func(at int) uint8 { return uint8(refusal - at - 1) }
 	filter := []unix.SockFilter{
 		{Code: load, K: machine},
-		{Code: equal, Jf: 5, K: arch}, // to the last but for the same machine
+		{Code: equal, Jf: from(1), K: arch},
 		{Code: load, K: number},
-		{Code: atLeast, Jt: 3, K: x32},
-		{Code: equal, Jt: 2, K: unix.SYS_EXECVE},
-		{Code: equal, Jt: 1, K: unix.SYS_EXECVEAT},
-		{Code: answer, K: unix.SECCOMP_RET_ALLOW},
-		{Code: answer, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
+		{Code: atLeast, Jt: from(3), K: x32},
 	}
+	for i, call := range calls {
+		filter = append(filter, unix.SockFilter{Code: equal, Jt: from(4 + i), K: call})
+	}
+	filter = append(filter,
+		unix.SockFilter{Code: end, K: unix.SECCOMP_RET_ALLOW},
+		unix.SockFilter{Code: end, K: unix.SECCOMP_RET_ERRNO | uint32(answer)})
 	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 	thread, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&program)))
 	switch {

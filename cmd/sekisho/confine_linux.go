@@ -20,11 +20,10 @@ import (
 // once its files are read and its sockets listen. Whoever takes it over from
 // outside then
 //
-//   - gains no right by any program (no_new_privs, prctl(2)), and starts none
-//     (seccomp(2), and Landlock);
+//   - gains no right by any program (no_new_privs, prctl(2)), and starts none;
+//   - listens on no other socket (both by seccomp(2));
 //   - finds no core of it with keys in it, nor attaches to it as its own user;
-//   - opens only files below the folders of places, and binds no other TCP
-//     port (landlock(7)).
+//   - opens only files below the folders of places (landlock(7)).
 //
 // The last is by folder and not by file, since files are replaced by renaming
 // others into their places. Connections out are not restricted by the kernel:
@@ -40,7 +39,7 @@ func (svc *service) confine() error {
 			Warn("sekisho runs as root, which it never needs: whoever took it over would have the machine")
 	}
 	lacking := giveUpRights()
-	landlocked, reads, writes := 0, []string(nil), []string(nil)
+	var confined *places
 	switch {
 	case mode == confineOff:
 		lacking = append(lacking, errors.New("confine is off in "+svc.setup.config))
@@ -55,7 +54,8 @@ func (svc *service) confine() error {
 			lacking = append(lacking, fmt.Errorf("Landlock: %w", err))
 			break
 		}
-		landlocked, reads, writes = landlockVersion(), p.reads, p.writes
+		confined = p
+		svc.places = p
 	}
 	if len(lacking) > 0 && mode == confineRequire {
 		return failf(`write "confine: auto" to serve all the same, with a warning`, "the server cannot be confined: %w", errors.Join(lacking...))
@@ -63,12 +63,19 @@ func (svc *service) confine() error {
 	for _, why := range lacking {
 		svc.log.WithField("reason", why.Error()).Warn("the server is not confined as it could be")
 	}
-	if landlocked > 0 {
-		svc.log.WithFields(logrus.Fields{"landlock": landlocked, "reads": strings.Join(reads, " "), "writes": strings.Join(writes, " ")}).
-			Info("confined: no other file can be opened, no program started, no core dumped")
+	if confined != nil {
+		svc.log.WithFields(logrus.Fields{
+			"landlock": landlockVersion(), "reads": strings.Join(confined.reads, " "),
+			"writes": strings.Join(confined.writes, " "), "removes": strings.Join(confined.clears, " "),
+		}).Info("confined: it can open no file elsewhere, start no program, and listen nowhere else")
 	}
 	return nil
 }
+
+// neverCalled are system calls that a server that listens needs no more.
+// Landlock could forbid to bind TCP ports, but multipath TCP's would be left
+// (IPPROTO_MPTCP); and io_uring could do without any call by name.
+var neverCalled = []uint32{unix.SYS_EXECVE, unix.SYS_EXECVEAT, unix.SYS_LISTEN, unix.SYS_IO_URING_SETUP}
 
 // giveUpRights gives up what needs no list of files, and returns what could
 // not be.
@@ -82,7 +89,7 @@ func giveUpRights() (lacking []error) {
 	if _, _, errno := psx.Syscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
 		failed("no_new_privs", errno)
 	}
-	failed("execute nothing", forbidExec())
+	failed("execute nothing, and listen nowhere else", forbidCalls(unix.EPERM, neverCalled...))
 	var core unix.Rlimit
 	err := unix.Getrlimit(unix.RLIMIT_CORE, &core)
 	if err == nil && core != (unix.Rlimit{}) {
@@ -126,6 +133,7 @@ func (s *setup) places(root bool) *places {
 	for _, name := range s.settings.RevokedKeys {
 		read(s.path(name))
 	}
+	read(s.hostKeyPaths()...)
 	if dir := s.settings.AuthorizedKeysDir; dir != "" {
 		read(filepath.Join(s.path(dir), "any"))
 	}
@@ -195,8 +203,7 @@ const (
 )
 
 // enforce leaves nothing but the places. A kernel that has only a part of it,
-// enforces that: versions below 3 do not know of truncating, those below 4 of
-// ports.
+// enforces that: versions below 3 do not know of truncating.
 func (p *places) enforce() (err error) {
 	// The kernel knows a folder by its inode, and forgets those of /proc when
 	// memory is short, unless somebody has them open.
@@ -216,6 +223,5 @@ func (p *places) enforce() (err error) {
 	add(mayRead, p.reads)
 	add(mayWrite, p.writes)
 	add(mayClear, p.clears)
-	config := landlock.MustConfig(landlock.V5.HandledAccessFS, landlock.AccessNetSet(ll.AccessNetBindTCP))
-	return config.BestEffort().Restrict(rules...)
+	return landlock.V5.BestEffort().RestrictPaths(rules...)
 }

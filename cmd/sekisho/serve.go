@@ -135,6 +135,7 @@ type service struct {
 	socket    net.Listener // of admin; nil: there is none
 	metrics   *metrics     // nil: there are none
 	manager   notifier     // of services
+	places    *places      // where files may be opened; nil: anywhere
 	started   time.Time
 
 	reading      sync.Mutex // held while the policy is read, and before reloading
