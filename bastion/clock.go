@@ -15,14 +15,12 @@ type clockWatch struct {
 	even int64     // see clock
 }
 
+func newClockWatch(wall time.Time) *clockWatch { return &clockWatch{wall.Round(0), clock()} }
+
 // step returns by how much the wall clock has been set since it last agreed,
 // and takes it as it is now; 0 if it agrees.
 func (w *clockWatch) step(wall time.Time) time.Duration {
 	wall, even := wall.Round(0), clock() // without its monotonic reading
-	if w.even == 0 {
-		w.wall, w.even = wall, even
-		return 0
-	}
 	by := wall.Sub(w.wall) - time.Duration(even-w.even)
 	if by.Abs() < clockStep {
 		return 0 // the reference stays, so that what adds up slowly counts, too

@@ -194,7 +194,7 @@ func (fw *forward) relaying() bool { return fw.flow.active.Load() != 0 }
 // elsewhere, and writes the progress of those that run, until ctx ends.
 func (f *Forwarder) tend(ctx context.Context) {
 	defer f.follower.lookups.Wait()
-	var wall clockWatch
+	wall := newClockWatch(f.now())
 	tick := time.NewTicker(tendEvery(f.limits.IdleForward, f.limits.HalfClosed, f.progress))
 	defer tick.Stop()
 	for {

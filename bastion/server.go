@@ -272,7 +272,7 @@ func (s *Server) Connections() int {
 func (s *Server) tend(ctx context.Context) {
 	tick := time.NewTicker(tendEvery(s.limits.IdleConnection, s.limits.KeepaliveInterval))
 	defer tick.Stop()
-	var wall clockWatch
+	wall := newClockWatch(s.now())
 	for {
 		select {
 		case <-ctx.Done():
