@@ -189,7 +189,7 @@ func TestConnectionLimitsAtTheirEdge(t *testing.T) {
 }
 
 func TestFiftyLoginsAtOnceAreAllServed(t *testing.T) {
-	b := bastiontest.Start(t, bastiontest.Options{Limits: func(l *bastion.Limits) { l.MaxStartupsPerSource = 50 }})
+	b := bastiontest.Start(t, bastiontest.Options{})
 	errs := make(chan error, 50)
 	for range 50 {
 		go func() { errs <- dial(b, b.ClientConfig("alice", b.Alice)) }()

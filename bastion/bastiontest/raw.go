@@ -99,16 +99,8 @@ func (r *Raw) exchange(hostKey ssh.PublicKey) error {
 	}
 	theirVersion = strings.TrimRight(theirVersion, "\r\n")
 
-	ours := bytes.NewBuffer([]byte{msgKexInit})
-	ours.Write(make([]byte, 16)) // the cookie
-	for _, list := range []string{
-		"curve25519-sha256", "ssh-ed25519", "aes128-gcm@openssh.com", "aes128-gcm@openssh.com",
-		"hmac-sha2-256", "hmac-sha2-256", "none", "none", "", "",
-	} {
-		writeString(ours, []byte(list))
-	}
-	ours.Write(make([]byte, 5)) // no guess follows; reserved
-	if err := r.Send(ours.Bytes()); err != nil {
+	ours := rawKexInit()
+	if err := r.Send(ours); err != nil {
 		return err
 	}
 	theirs, err := r.expect(msgKexInit)
@@ -147,7 +139,7 @@ func (r *Raw) exchange(hostKey ssh.PublicKey) error {
 	k := ssh.Marshal(struct{ K *big.Int }{new(big.Int).SetBytes(secret)})
 
 	h := sha256.New()
-	for _, part := range [][]byte{[]byte(RawVersion), []byte(theirVersion), ours.Bytes(), theirs, reply.HostKey, private.PublicKey().Bytes(), reply.Ephemeral} {
+	for _, part := range [][]byte{[]byte(RawVersion), []byte(theirVersion), ours, theirs, reply.HostKey, private.PublicKey().Bytes(), reply.Ephemeral} {
 		writeString(h, part)
 	}
 	h.Write(k)
@@ -177,6 +169,20 @@ func (r *Raw) exchange(hostKey ssh.PublicKey) error {
 	}
 	_, err = r.expect(msgServiceAccept)
 	return err
+}
+
+// rawKexInit are the algorithms of a Raw client (RFC 4253 section 7.1).
+func rawKexInit() []byte {
+	b := bytes.NewBuffer([]byte{msgKexInit})
+	b.Write(make([]byte, 16)) // the cookie
+	for _, list := range []string{
+		"curve25519-sha256", "ssh-ed25519", "aes128-gcm@openssh.com", "aes128-gcm@openssh.com",
+		"hmac-sha2-256", "hmac-sha2-256", "none", "none", "", "",
+	} {
+		writeString(b, []byte(list))
+	}
+	b.Write(make([]byte, 5)) // no guess follows; reserved
+	return b.Bytes()
 }
 
 func newGCM(key, iv []byte) *gcm {
