@@ -126,7 +126,7 @@ type LimitUse struct {
 }
 
 // LimitsInUse tells how much is used of the limits that bound how many there
-// may be.
+// may be, and of the descriptors that there are for them.
 func (s *Server) LimitsInUse() []LimitUse {
 	limits := s.limits
 	g := s.gate
@@ -155,7 +155,11 @@ func (s *Server) LimitsInUse() []LimitUse {
 	conn, n := most(forwards)
 	uses = append(uses, LimitUse{"max_forwards_per_connection", n, limits.MaxForwardsPerConnection, conn})
 	conn, n = most(dials)
-	return append(uses, LimitUse{"max_pending_dials_per_connection", n, limits.MaxPendingDialsPerConnection, conn})
+	uses = append(uses, LimitUse{"max_pending_dials_per_connection", n, limits.MaxPendingDialsPerConnection, conn})
+	if d := &s.forwarder.descriptors; d.most > 0 {
+		uses = append(uses, LimitUse{"descriptors", int(d.used.Load()), d.most, ""})
+	}
+	return uses
 }
 
 // most returns the key with the highest count; the zero one if all are 0.

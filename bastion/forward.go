@@ -137,11 +137,12 @@ type Forwarder struct {
 	log               logrus.FieldLogger
 	now               func() time.Time // for the policy's conditions
 
-	live     live
-	follower follower
-	counts   counts
-	pace     pace
-	writing  atomic.Int64 // records that are still to be written
+	live        live
+	follower    follower
+	counts      counts
+	descriptors descriptors // of connections too
+	pace        pace
+	writing     atomic.Int64 // records that are still to be written
 	// giveUp ends when the server no longer waits for ends to be recorded.
 	giveUp     context.Context
 	stopTrying context.CancelFunc
@@ -230,6 +231,11 @@ func (f *Forwarder) Forward(ctx context.Context, p Principal, ask Ask, accept fu
 		return f.turnAway(fw, cause)
 	}
 	defer f.live.remove(fw)
+	if cause := f.descriptors.take(pendingDescriptors); cause != nil {
+		return f.turnAway(fw, cause)
+	}
+	holds := pendingDescriptors
+	defer func() { f.descriptors.give(holds) }()
 	defer f.endPanicked(fw)
 
 	answer, stop := context.WithDeadlineCause(fw.ctx, ask.At.Add(f.limits.DialTimeout),
@@ -244,6 +250,8 @@ func (f *Forwarder) Forward(ctx context.Context, p Principal, ask Ask, accept fu
 		return refusal
 	}
 	defer target.Close()
+	f.descriptors.give(holds - 1)
+	holds = 1
 	client, refusal := f.confirm(fw, target, accept)
 	if refusal != nil {
 		return refusal

@@ -53,6 +53,11 @@ type Config struct {
 	// of the memory limit of the process (GOMEMLIMIT), if it has one.
 	MaxBacklog int64
 
+	// Descriptors is how many sockets of clients and targets may be open at
+	// once: what the process may open, less what it needs for itself; 0: no
+	// bound.
+	Descriptors int
+
 	// RekeyThreshold is after how many bytes the server renews the keys of a
 	// connection; 0: as the cipher wants it.
 	RekeyThreshold uint64
@@ -75,7 +80,8 @@ type Server struct {
 	audit     AuditCommand     // Config.Audit
 	readers   chan struct{}    // has one in it for each who reads the log
 
-	maxBacklog int64 // Config.MaxBacklog
+	maxBacklog  int64 // Config.MaxBacklog
+	acceptLines throttle
 
 	gateLines, penaltyLines throttle // of what strangers do and no record tells
 
@@ -102,10 +108,11 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{
 		name: c.Name, limits: c.Limits, log: c.Log,
-		gate:      newGate(c.Limits),
-		listeners: map[net.Listener]struct{}{},
-		conns:     map[*connection]struct{}{},
-		gateLines: throttle{every: floodWindow}, penaltyLines: throttle{every: floodWindow},
+		gate:        newGate(c.Limits),
+		listeners:   map[net.Listener]struct{}{},
+		conns:       map[*connection]struct{}{},
+		acceptLines: throttle{every: time.Second},
+		gateLines:   throttle{every: floodWindow}, penaltyLines: throttle{every: floodWindow},
 		penalised: newPenalised(c.Penalties),
 		rekey:     c.RekeyThreshold, maxBacklog: cmp.Or(c.MaxBacklog, maxBacklog()),
 		now:   c.Now,
@@ -130,6 +137,7 @@ func New(c Config) (*Server, error) {
 		limits: c.Limits, progress: c.Progress, closeOnLogFailure: c.CloseOnLogFailure, log: c.Log,
 	}
 	s.turns = newTurns(s.forwarder.pace.busy.Load)
+	s.forwarder.descriptors.most = c.Descriptors
 	s.forwarder.giveUp, s.forwarder.stopTrying = context.WithCancel(context.Background())
 	s.flood = newFlood(c.Recorder, c.Limits.DialTimeout, c.Log, s.forwarder.recordFailed)
 	if c.DNS == nil {
@@ -158,8 +166,11 @@ func (s *Server) Serve(l net.Listener) error {
 	s.listeners[l] = struct{}{}
 	s.mu.Unlock()
 
+	var kept spare
+	defer kept.close()
 	wait := time.Duration(0)
 	for {
+		kept.keep()
 		conn, err := l.Accept()
 		if err == nil {
 			wait = 0
@@ -174,8 +185,13 @@ func (s *Server) Serve(l net.Listener) error {
 		}
 		// Out of descriptors, or a connection that was gone before it was
 		// taken: neither is a reason to stop, the former one to wait.
+		if n, ok := s.acceptLines.take(time.Now()); ok {
+			s.log.WithError(err).WithField("times", n).Error("accepting a connection failed")
+		}
+		if outOfDescriptors(err) && kept.turnAway(l, time.Second) {
+			continue
+		}
 		wait = min(max(2*wait, 5*time.Millisecond), time.Second)
-		s.log.WithError(err).WithField("retry_in", wait).Error("accepting a connection failed")
 		time.Sleep(wait)
 	}
 }
@@ -186,7 +202,7 @@ func (s *Server) accept(conn net.Conn) {
 	source := sourceOf(addr.Addr())
 	cause := s.penalised.refusal(addr.Addr(), time.Now())
 	if cause == nil {
-		cause = s.gate.enter(source)
+		cause = s.enter(source)
 	}
 	if cause != nil {
 		conn.Close()
@@ -201,6 +217,7 @@ func (s *Server) accept(conn net.Conn) {
 	if s.stopping {
 		s.mu.Unlock()
 		conn.Close()
+		s.forwarder.descriptors.give(1)
 		return
 	}
 	s.conns[c] = struct{}{}
@@ -211,6 +228,7 @@ func (s *Server) accept(conn net.Conn) {
 		defer s.serving.Done()
 		defer func() {
 			conn.Close()
+			s.forwarder.descriptors.give(1)
 			s.mu.Lock()
 			delete(s.conns, c)
 			s.mu.Unlock()
@@ -241,6 +259,19 @@ func (s *Server) penalise(source netip.AddrPort, o offence) {
 
 // Penalised is how many sources are refused now for their penalties.
 func (s *Server) Penalised() int { return s.penalised.count(time.Now()) }
+
+// enter counts a connection that is accepted and its descriptor, and returns
+// nil, or why there is no room for it.
+func (s *Server) enter(source netip.Prefix) *endCause {
+	if cause := s.forwarder.descriptors.take(1); cause != nil {
+		return cause
+	}
+	cause := s.gate.enter(source)
+	if cause != nil {
+		s.forwarder.descriptors.give(1)
+	}
+	return cause
+}
 
 // SetPolicy puts another policy in force: at once for what begins, and for
 // what runs. It ends the forwards and connections that the policy no longer

@@ -203,13 +203,17 @@ func (svc *service) fail(cause error) error {
 // open makes the server and its listeners, and records the policy.
 func (svc *service) open() error {
 	s := svc.setup
-	var err error
+	descriptors, err := svc.resources()
+	if err != nil {
+		return err
+	}
 	svc.server, err = bastion.New(bastion.Config{
 		Name: s.settings.Name, HostKeys: s.hostKeys, Policy: s.policy,
 		Hosts: s.hosts, DNS: systemDNS,
 		Recorder: svc.book, Limits: s.settings.Limits, Penalties: s.settings.Penalties, Log: svc.log,
 		Progress: s.settings.Audit.Progress, CloseOnLogFailure: s.settings.Audit.OnFailure == "close",
-		Audit: svc.auditOverSSH,
+		Audit:       svc.auditOverSSH,
+		Descriptors: descriptors,
 	})
 	if err != nil {
 		return err

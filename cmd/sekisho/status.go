@@ -205,7 +205,11 @@ func (st *status) write(w io.Writer) error {
 		add("penalties", fmt.Sprintf("%s refused for what was done there before a login", many(st.Penalised, "source")))
 	}
 	for _, use := range st.NearLimit {
-		line := fmt.Sprintf("limits.%s is %d, and %d are used", use.Name, use.Most, use.Used)
+		name := "limits." + use.Name
+		if use.Name == "descriptors" {
+			name = "the number of descriptors for clients and targets"
+		}
+		line := fmt.Sprintf("%s is %d, and %d are used", name, use.Most, use.Used)
 		if use.By != "" {
 			line += " by " + use.By
 		}
