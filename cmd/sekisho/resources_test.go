@@ -109,7 +109,7 @@ func serveWithFiles(t *testing.T, files string, settings ...string) (cmd *exec.C
 				return cmd, dir, addr, log
 			}
 		}
-		if strings.Contains(log.String(), "sekisho: error:") {
+		if strings.Contains(log.String(), "sekisho: hint:") {
 			break
 		}
 	}
