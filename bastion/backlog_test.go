@@ -99,8 +99,8 @@ func dataPacket(channel uint32, extended bool, payload []byte) []byte {
 	return append(p, payload...)
 }
 
-// bystander is a forward of another connection; it must not notice anything.
-func bystander(t *testing.T, b *bastiontest.Bastion) (works func()) {
+// beside is a forward of another connection; it must not notice anything.
+func beside(t *testing.T, b *bastiontest.Bastion) (works func()) {
 	t.Helper()
 	conn := mustOpen(t, b.Dial(), target(bastiontest.Target(t, bastiontest.Echo)))
 	return func() {
@@ -120,7 +120,7 @@ func TestTinyPacketsToATargetThatDoesNotTakeThemEndTheirConnection(t *testing.T)
 	for name, extended := range map[string]bool{"data": false, "extended data": true} {
 		t.Run(name, func(t *testing.T) {
 			b := bastiontest.Start(t, bastiontest.Options{Dialer: withStuckTarget(t)})
-			works := bystander(t, b)
+			works := beside(t, b)
 			most := peak(t)
 			raw := logIn(t, b)
 			raw.OpenTarget(0, 1<<20, "target", stuckPort)
@@ -257,7 +257,7 @@ func TestLargeRequestsOfAClientThatDoesNotReadAreBounded(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := bastiontest.Start(t, bastiontest.Options{Limits: func(l *bastion.Limits) { l.KeepaliveInterval, l.KeepaliveMaxMissed = 2*time.Second, 1 }})
-			works := bystander(t, b)
+			works := beside(t, b)
 			full := bastiontest.Target(t, pour)
 			raw := logIn(t, b)
 			raw.OpenTarget(0, 1<<31-1, "target", full)

@@ -79,13 +79,18 @@ type connection struct {
 	pinging    atomic.Bool  // a keepalive waits for its answer
 	closing    atomic.Bool  // the wire is closed, or about to be
 
+	exchanges int                           // of keys; like waited, of the library's goroutine that makes them
+	waited    bool                          // a renewal of keys has
+	packets   atomic.Pointer[<-chan []byte] // that have come: see packetsOf
+	served    chan struct{}                 // closed when the library is done with the connection
+
 	mu       sync.Mutex
 	over     bool           // no handler begins any more
 	handlers sync.WaitGroup // what runs for this connection
 }
 
 func newConnection(s *Server, conn net.Conn) *connection {
-	c := &connection{server: s, id: audit.NewID("c"), source: addrPort(conn.RemoteAddr()), started: time.Now()}
+	c := &connection{server: s, id: audit.NewID("c"), source: addrPort(conn.RemoteAddr()), started: time.Now(), served: make(chan struct{})}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	seat := s.turns.seat(sourceOf(c.source.Addr()), c.ctx.Done())
 	tune(conn, &s.limits)
@@ -101,6 +106,8 @@ func newConnection(s *Server, conn net.Conn) *connection {
 func (c *connection) serve() {
 	defer c.recovered()
 	c.handshakeAndServe()
+	close(c.served)
+	c.discardPackets()
 
 	// The client is gone or was sent away. Forwards that still run learn it,
 	// record their ends, and then this connection's follows.
@@ -236,11 +243,14 @@ func (c *connection) begin() bool {
 func (c *connection) end(cause *endCause) {
 	c.cancel(cause)
 	if c.closing.CompareAndSwap(false, true) {
-		if cause.reason == reasonKeepalive {
-			go abort(c.wire.Conn) // nobody is there to take what is left to send
-		} else {
-			go c.wire.Close()
-		}
+		go func() {
+			if cause.reason == reasonKeepalive {
+				c.wire.abort() // nobody is there to take what is left to send
+			} else {
+				c.wire.Close()
+			}
+			c.unwedge()
+		}()
 	}
 }
 

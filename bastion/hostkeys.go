@@ -101,13 +101,13 @@ func (h *hostKeys) find(blob []byte) ssh.Signer {
 // add gives a handshake its keys. A certificate that does not hold now is not
 // offered: a client that gets one has nothing, and with the plain key it may
 // have known the server.
-func (h *hostKeys) add(config *ssh.ServerConfig, now time.Time) {
+func (h *hostKeys) add(config *ssh.ServerConfig, now time.Time, ask func() error) {
 	for _, key := range h.used {
-		config.AddHostKey(key)
+		config.AddHostKey(signsAfter(key, ask))
 	}
 	for _, c := range h.certs {
 		if holds(c.cert, now) {
-			config.AddHostKey(c.Signer)
+			config.AddHostKey(signsAfter(c.Signer, ask))
 		}
 	}
 }

@@ -118,9 +118,17 @@ func (c *connection) serverConfig() *ssh.ServerConfig {
 		PublicKeyCallback:         c.offerKey,
 		VerifiedPublicKeyCallback: c.proveKey,
 		AuthLogCallback:           c.logAuth,
+		PreAuthConnCallback:       c.beginLogin,
 	}
-	c.hostKeys.add(config, c.server.now())
+	c.hostKeys.add(config, c.server.now(), c.keyExchange)
 	return config
+}
+
+// beginLogin is called once a client may send requests to log in.
+func (c *connection) beginLogin(conn ssh.ServerPreAuthConn) {
+	packets := packetsOf(conn)
+	c.packets.Store(&packets)
+	close(c.wire.begun)
 }
 
 // offerKey answers whether a key might log in. The client has not proven that
@@ -335,7 +343,7 @@ func (l *login) why(ended *endCause) (reason, detail, hint string) {
 		return reasonSHA1, "the client can only sign with SHA-1 (ssh-rsa), which is refused", "the client must be newer, or use an ed25519 or ecdsa key"
 	case l.accepted != "":
 		return reasonNotProven, fmt.Sprintf("%s was offered and accepted; the client left before it had signed with it", l.accepted), "nothing to do: it was not unlocked or touched, or the client only asked"
-	case l.exhausted() && len(l.methods) == 0:
+	case l.exhausted() && l.refused > 0 && len(l.methods) == 0:
 		return reasonTooMany, fmt.Sprintf("%d keys were refused", l.refused), "the client's agent holds too many keys: IdentitiesOnly=yes with the right IdentityFile on the client, or raise limits.max_auth_tries"
 	case len(l.offered) > 0:
 		last := l.offered[len(l.offered)-1]

@@ -127,7 +127,7 @@ func largestCertificate(t *testing.T) ssh.PublicKey {
 
 func TestWhatAConnectionCostsIsBounded(t *testing.T) {
 	b := bastiontest.Start(t, bastiontest.Options{Dialer: withStuckTarget(t), Limits: func(l *bastion.Limits) { l.KeepaliveInterval = 0 }})
-	works := bystander(t, b)
+	works := beside(t, b)
 	t.Run("logged in, without a forward", func(t *testing.T) {
 		each := perConnection(t, 100, func() func() bool {
 			logIn(t, b)

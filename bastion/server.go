@@ -77,8 +77,9 @@ type Server struct {
 	flood     *flood
 	now       func() time.Time // Config.Now
 	rekey     uint64           // Config.RekeyThreshold
-	audit     AuditCommand     // Config.Audit
-	readers   chan struct{}    // has one in it for each who reads the log
+	renewals  renewals
+	audit     AuditCommand  // Config.Audit
+	readers   chan struct{} // has one in it for each who reads the log
 
 	maxBacklog  int64 // Config.MaxBacklog
 	acceptLines throttle
@@ -309,6 +310,7 @@ func (s *Server) tend(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			s.renewals.forget(time.Now())
 			set := wall.step(s.now()) != 0
 			conns := s.connections()
 			for _, c := range conns {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -20,11 +21,18 @@ type wire struct {
 	took     func(n int) // is told of the bytes that were read; by whoever reads
 	lostOnce atomic.Bool
 
+	moved atomic.Int64 // bytes, both ways, since the keys were made
+
 	before beforeLogin
+
+	left   int           // bytes that may be read before begun; negative: any. The reader's, see pace
+	begun  chan struct{} // closed when a login begins
+	closed chan struct{}
+	once   sync.Once // closes closed
 }
 
 func newWire(c net.Conn, seat *seat, lost func(error), took func(n int)) *wire {
-	w := &wire{Conn: c, lost: lost, took: took}
+	w := &wire{Conn: c, lost: lost, took: took, left: -1, begun: make(chan struct{}), closed: make(chan struct{})}
 	w.before.seat = seat
 	w.heard.Store(clock())
 	return w
@@ -38,10 +46,25 @@ func (w *wire) Read(p []byte) (int, error) {
 }
 
 func (w *wire) read(p []byte) (int, error) {
+	if w.left == 0 {
+		select {
+		case <-w.begun:
+			w.left = -1
+		case <-w.closed:
+			return 0, net.ErrClosed
+		}
+	}
+	if w.left > 0 {
+		p = p[:min(len(p), w.left)]
+	}
 	n, err := w.Conn.Read(p)
 	if n > 0 {
 		w.heard.Store(clock())
+		w.moved.Add(int64(n))
 		w.took(n)
+	}
+	if w.left > 0 {
+		w.left -= n
 	}
 	if err != nil {
 		w.failed(err)
@@ -55,12 +78,36 @@ func (w *wire) Write(p []byte) (int, error) {
 		w.before.writes.Add(1)
 	}
 	n, err := w.Conn.Write(p)
+	w.moved.Add(int64(n))
 	if err != nil {
 		w.failed(err)
-		w.Conn.Close()
+		w.Close()
 	}
 	return n, err
 }
+
+func (w *wire) Close() error {
+	w.once.Do(func() { close(w.closed) })
+	return w.Conn.Close()
+}
+
+// abort is Close for a client that will take nothing of what is still to be
+// sent to it.
+func (w *wire) abort() {
+	w.once.Do(func() { close(w.closed) })
+	abort(w.Conn)
+}
+
+// mostBeforeLogin is how many bytes a client may send from its key to the
+// server's answer to its service request: NEWKEYS and that request take less
+// than 200, and 17 of the smallest encrypted packets, of 28 bytes, more.
+const mostBeforeLogin = 440
+
+// pace lets a client send no more than mostBeforeLogin bytes until a login
+// begins; what comes too soon waits. It is called by the reader, when the
+// client's key has come. Until the login begins nothing leads to the queue of
+// packets that discardPackets empties, so it must not be filled.
+func (w *wire) pace() { w.left = mostBeforeLogin }
 
 // beforeLogin is what a wire does until its client has logged in: between two
 // reads the handshake has a turn, and it is noted how far the client came.

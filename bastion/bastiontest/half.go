@@ -28,7 +28,7 @@ var halfHandshake = func() []byte {
 		b.Write(payload)
 		b.Write(make([]byte, pad))
 	}
-	packet(rawKexInit())
+	packet(rawKexInit("curve25519-sha256"))
 	init := bytes.NewBuffer([]byte{msgKexECDHInit})
 	writeString(init, append([]byte{9}, make([]byte, 31)...)) // the base point, which is a public key too
 	packet(init.Bytes())

@@ -9,6 +9,7 @@ import (
 	"crypto/ecdh"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -43,17 +44,54 @@ const (
 const RawVersion = "SSH-2.0-Raw"
 
 // Raw is an SSH client that does what x/crypto/ssh's never would: it sends
-// whatever packet a test wants, and logs in with whatever user names and
-// keys, in whatever order. It speaks curve25519-sha256 and
+// whatever packet a test wants, stops its handshake where a test wants, and
+// logs in with whatever user names and keys, in whatever order. It speaks
 // aes128-gcm@openssh.com only.
 type Raw struct {
 	Conn    net.Conn
 	Session []byte // the session id
+	Strict  bool   // asks for strict key exchange
+
+	// KeyExchange is curve25519-sha256, or diffie-hellman-group16-sha512, of
+	// which this side computes nothing: its secret is 1.
+	KeyExchange string
+
+	TheirVersion string
+	TheirKexInit []byte // the last one, whole
 
 	t       testing.TB
+	hostKey ssh.PublicKey
 	in      *bufio.Reader
+	corked  *bytes.Buffer
+	step    Step
+	kex     exchange
 	sealing *gcm // nil before NEWKEYS
 	opening *gcm
+}
+
+// Group16 is the costliest key exchange that the server offers.
+const Group16 = "diffie-hellman-group16-sha512"
+
+// A Step is how far the handshake of a Raw has come: what it has sent last and,
+// where something answers that, has read the answer to.
+type Step int
+
+const (
+	Connected Step = iota
+	SentVersion
+	SentKexInit
+	SentKexECDHInit
+	SentNewKeys
+	SentServiceRequest
+)
+
+// exchange is a key exchange under way.
+type exchange struct {
+	ours    []byte // KEXINIT
+	private *ecdh.PrivateKey
+	public  []byte // as it is sent
+	k       []byte // the secret, as it is hashed
+	h       []byte
 }
 
 // gcm is one direction of aes128-gcm@openssh.com (RFC 5647).
@@ -79,104 +117,186 @@ func NewRaw(t testing.TB, b *Bastion) *Raw {
 // NewRawOver is NewRaw over a connection that is there.
 func NewRawOver(t testing.TB, b *Bastion, conn net.Conn) *Raw {
 	t.Helper()
-	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(Wait))
-	r := &Raw{Conn: conn, t: t, in: bufio.NewReader(conn)}
-	if err := r.exchange(b.HostKey); err != nil {
+	r := NewRawSilent(t, b, conn)
+	if err := r.Until(SentServiceRequest); err != nil {
 		t.Fatalf("key exchange: %v", err)
 	}
 	return r
 }
 
-// exchange makes the key exchange of RFC 4253 section 7 and RFC 8731.
-func (r *Raw) exchange(hostKey ssh.PublicKey) error {
+// NewRawSilent is NewRawOver that has sent nothing yet.
+func NewRawSilent(t testing.TB, b *Bastion, conn net.Conn) *Raw {
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(Wait))
+	return &Raw{Conn: conn, KeyExchange: "curve25519-sha256", t: t, hostKey: b.HostKey, in: bufio.NewReader(conn)}
+}
+
+// Until goes on with the handshake of RFC 4253 section 7 and RFC 8731 up to
+// and with step.
+func (r *Raw) Until(step Step) error {
+	next := []func() error{
+		r.sendVersion, r.sendKexInit, r.sendKexECDHInit, r.sendNewKeys, r.sendServiceRequest,
+	}
+	for ; r.step < step; r.step++ {
+		if err := next[r.step](); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Rekey renews the keys (RFC 4253 section 9). What comes before the server has
+// begun to is dropped.
+func (r *Raw) Rekey() error {
+	r.step = SentVersion
+	err := r.Until(SentNewKeys)
+	r.step = SentServiceRequest
+	return err
+}
+
+func (r *Raw) sendVersion() error {
 	if _, err := io.WriteString(r.Conn, RawVersion+"\r\n"); err != nil {
 		return err
 	}
-	theirVersion, err := r.in.ReadString('\n')
-	if err != nil {
-		return err
-	}
-	theirVersion = strings.TrimRight(theirVersion, "\r\n")
+	theirs, err := r.in.ReadString('\n')
+	r.TheirVersion = strings.TrimRight(theirs, "\r\n")
+	return err
+}
 
-	ours := rawKexInit()
-	if err := r.Send(ours); err != nil {
-		return err
+// SendKexInit sends the packet with which a key exchange begins.
+func (r *Raw) SendKexInit() error {
+	r.kex = exchange{}
+	kex := r.KeyExchange
+	if r.Strict && r.Session == nil {
+		kex += ",kex-strict-c-v00@openssh.com"
 	}
-	theirs, err := r.expect(msgKexInit)
-	if err != nil {
-		return err
-	}
+	r.kex.ours = rawKexInit(kex)
+	return r.Send(r.kex.ours)
+}
 
-	private, err := ecdh.X25519().GenerateKey(rand.Reader)
-	if err != nil {
+func (r *Raw) sendKexInit() error {
+	if err := r.SendKexInit(); err != nil {
 		return err
 	}
-	init := bytes.NewBuffer([]byte{msgKexECDHInit})
-	writeString(init, private.PublicKey().Bytes())
-	if err := r.Send(init.Bytes()); err != nil {
+	for {
+		packet, err := r.Receive()
+		if err != nil {
+			return err
+		}
+		if packet[0] == msgKexInit {
+			r.TheirKexInit = packet
+			return nil
+		}
+		if r.Session == nil {
+			return fmt.Errorf("got message %d instead of KEXINIT", packet[0])
+		}
+	}
+}
+
+func (r *Raw) sendKexECDHInit() error {
+	if r.KeyExchange == Group16 {
+		r.kex.public = ssh.Marshal(struct{ E *big.Int }{big.NewInt(2)}) // 2 to the power of 1
+	} else {
+		private, err := ecdh.X25519().GenerateKey(rand.Reader)
+		if err != nil {
+			return err
+		}
+		r.kex.private, r.kex.public = private, ssh.Marshal(struct{ E []byte }{private.PublicKey().Bytes()})
+	}
+	if err := r.Send(append([]byte{msgKexECDHInit}, r.kex.public...)); err != nil {
 		return err
 	}
 	packet, err := r.expect(msgKexECDHReply)
 	if err != nil {
 		return err
 	}
-	var reply struct{ HostKey, Ephemeral, Signature []byte }
+	var reply struct {
+		HostKey []byte
+		Rest    []byte `ssh:"rest"`
+	}
 	if err := ssh.Unmarshal(packet[1:], &reply); err != nil {
 		return err
 	}
-	if !bytes.Equal(reply.HostKey, hostKey.Marshal()) {
+	if !bytes.Equal(reply.HostKey, r.hostKey.Marshal()) {
 		return errors.New("another host key")
 	}
-	public, err := ecdh.X25519().NewPublicKey(reply.Ephemeral)
-	if err != nil {
-		return err
+	// The signature, which ends the reply, is not looked at: the tests have
+	// other clients that do.
+	if len(reply.Rest) < 4 {
+		return errors.New("a short reply")
 	}
-	secret, err := private.ECDH(public)
-	if err != nil {
-		return err
+	n := 4 + int(binary.BigEndian.Uint32(reply.Rest))
+	if n < 4 || n > len(reply.Rest) {
+		return errors.New("a short reply")
 	}
-	k := ssh.Marshal(struct{ K *big.Int }{new(big.Int).SetBytes(secret)})
-
-	h := sha256.New()
-	for _, part := range [][]byte{[]byte(RawVersion), []byte(theirVersion), ours, theirs, reply.HostKey, private.PublicKey().Bytes(), reply.Ephemeral} {
+	theirs, newHash := reply.Rest[:n], sha256.New
+	if r.KeyExchange == Group16 {
+		r.kex.k, newHash = theirs, sha512.New // 2 to the power of theirs, to the power of 1
+	} else {
+		public, err := ecdh.X25519().NewPublicKey(theirs[4:])
+		if err != nil {
+			return err
+		}
+		secret, err := r.kex.private.ECDH(public)
+		if err != nil {
+			return err
+		}
+		r.kex.k = ssh.Marshal(struct{ K *big.Int }{new(big.Int).SetBytes(secret)})
+	}
+	h := newHash()
+	for _, part := range [][]byte{[]byte(RawVersion), []byte(r.TheirVersion), r.kex.ours, r.TheirKexInit, reply.HostKey} {
 		writeString(h, part)
 	}
-	h.Write(k)
-	r.Session = h.Sum(nil)
+	h.Write(r.kex.public)
+	h.Write(theirs)
+	h.Write(r.kex.k)
+	r.kex.h = h.Sum(nil)
+	if r.Session == nil {
+		r.Session = r.kex.h
+	}
+	return nil
+}
 
+func (r *Raw) sendNewKeys() error {
 	if err := r.Send([]byte{msgNewKeys}); err != nil {
 		return err
 	}
 	if _, err := r.expect(msgNewKeys); err != nil {
 		return err
 	}
+	newHash := sha256.New
+	if r.KeyExchange == Group16 {
+		newHash = sha512.New
+	}
 	derive := func(letter byte, n int) []byte { // RFC 4253 section 7.2
-		d := sha256.New()
-		d.Write(k)
-		d.Write(r.Session)
+		d := newHash()
+		d.Write(r.kex.k)
+		d.Write(r.kex.h)
 		d.Write([]byte{letter})
 		d.Write(r.Session)
 		return d.Sum(nil)[:n]
 	}
 	r.sealing = newGCM(derive('C', 16), derive('A', 12))
 	r.opening = newGCM(derive('D', 16), derive('B', 12))
+	return nil
+}
 
+func (r *Raw) sendServiceRequest() error {
 	service := bytes.NewBuffer([]byte{msgServiceRequest})
 	writeString(service, []byte("ssh-userauth"))
 	if err := r.Send(service.Bytes()); err != nil {
 		return err
 	}
-	_, err = r.expect(msgServiceAccept)
+	_, err := r.expect(msgServiceAccept)
 	return err
 }
 
 // rawKexInit are the algorithms of a Raw client (RFC 4253 section 7.1).
-func rawKexInit() []byte {
+func rawKexInit(keyExchange string) []byte {
 	b := bytes.NewBuffer([]byte{msgKexInit})
 	b.Write(make([]byte, 16)) // the cookie
 	for _, list := range []string{
-		"curve25519-sha256", "ssh-ed25519", "aes128-gcm@openssh.com", "aes128-gcm@openssh.com",
+		keyExchange, "ssh-ed25519", "aes128-gcm@openssh.com", "aes128-gcm@openssh.com",
 		"hmac-sha2-256", "hmac-sha2-256", "none", "none", "", "",
 	} {
 		writeString(b, []byte(list))
@@ -219,7 +339,21 @@ func (r *Raw) Send(payload []byte) error {
 		body = r.sealing.aead.Seal(nil, r.sealing.iv, body, length)
 		r.sealing.next()
 	}
+	if r.corked != nil {
+		_, err := r.corked.Write(append(length, body...))
+		return err
+	}
 	_, err := r.Conn.Write(append(length, body...))
+	return err
+}
+
+// Cork holds back what is sent, until Uncork sends it with one write.
+func (r *Raw) Cork() { r.corked = new(bytes.Buffer) }
+
+// Uncork ends Cork.
+func (r *Raw) Uncork() error {
+	_, err := r.Conn.Write(r.corked.Bytes())
+	r.corked = nil
 	return err
 }
 
@@ -320,11 +454,27 @@ func (r *Raw) Offer(user string, key ssh.PublicKey) bool {
 
 // OfferAs is Offer for a signature algorithm.
 func (r *Raw) OfferAs(user string, key ssh.PublicKey, algorithm string) bool {
+	return r.answer(offer(user, key, algorithm)) == msgUserAuthPKOK
+}
+
+// TryOffer is Offer where the server may have ended the connection.
+func (r *Raw) TryOffer(user string, key ssh.PublicKey) error {
+	_, err := r.try(offer(user, key, key.Type()))
+	return err
+}
+
+// TryNone is None where the server may have ended the connection.
+func (r *Raw) TryNone(user string) error {
+	_, err := r.try(request(user, "none").Bytes())
+	return err
+}
+
+func offer(user string, key ssh.PublicKey, algorithm string) []byte {
 	b := request(user, "publickey")
 	b.WriteByte(0)
 	writeString(b, []byte(algorithm))
 	writeString(b, key.Marshal())
-	return r.answer(b.Bytes()) == msgUserAuthPKOK
+	return b.Bytes()
 }
 
 // Prove logs in as user with a signature by key (RFC 4252 section 7).
@@ -358,6 +508,13 @@ type Proof struct {
 // server has ended the connection over it.
 func (r *Raw) Try(p Proof) (in bool, err error) {
 	r.t.Helper()
+	got, err := r.try(r.ProofPacket(p))
+	return got == msgUserAuthSuccess, err
+}
+
+// ProofPacket is what Try sends.
+func (r *Raw) ProofPacket(p Proof) []byte {
+	r.t.Helper()
 	packet := func(user, algorithm string) *bytes.Buffer {
 		b := request(user, "publickey")
 		b.WriteByte(1)
@@ -377,6 +534,7 @@ func (r *Raw) Try(p Proof) (in bool, err error) {
 	writeString(&signed, session)
 	signed.Write(packet(cmp.Or(p.SignedUser, user), cmp.Or(p.SignedAlgorithm, algorithm)).Bytes())
 	var sig *ssh.Signature
+	var err error
 	if p.Format != "" {
 		sig, err = signer.(ssh.AlgorithmSigner).SignWithAlgorithm(rand.Reader, signed.Bytes(), p.Format)
 	} else {
@@ -387,8 +545,7 @@ func (r *Raw) Try(p Proof) (in bool, err error) {
 	}
 	b := packet(user, algorithm)
 	writeString(b, ssh.Marshal(sig))
-	got, err := r.try(b.Bytes())
-	return got == msgUserAuthSuccess, err
+	return b.Bytes()
 }
 
 // Close ends the connection.
