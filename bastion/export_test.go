@@ -13,3 +13,13 @@ func RecordEveryFailure(s *Server) {
 		return at
 	}
 }
+
+// What bounds renewals of keys.
+const (
+	RenewalBurst = renewalBurst
+	RenewalEvery = renewalEvery
+	RenewalFree  = renewalFree
+)
+
+// ForgetRenewals lets every user renew his keys as if he had not done so yet.
+func ForgetRenewals(s *Server) { s.renewals.forget(time.Now().Add(time.Hour)) }

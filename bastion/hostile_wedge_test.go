@@ -73,7 +73,7 @@ func TestKeysThatTheServerAsksForAndNeverGetsDoNotWedgeTheConnection(t *testing.
 	time.Sleep(500 * time.Millisecond)
 	w.unharmed()
 	r.Close()
-	if rec := hasEnded(t, b); rec.Reason != "keepalive" {
+	if rec := hasEnded(t, b.Book); rec.Reason != "keepalive" {
 		t.Errorf("%s", rec.AppendJSON(nil))
 	}
 	w.client.Close()

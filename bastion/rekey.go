@@ -40,7 +40,10 @@ type renewals struct {
 // take counts a renewal by a connection of user that has moved so many bytes
 // since the last one, and returns how long it must wait.
 func (r *renewals) take(user string, moved int64, now time.Time) time.Duration {
-	cost := renewalEvery * time.Duration(renewalFree-min(moved, renewalFree)) / renewalFree
+	if moved >= renewalFree {
+		return 0
+	}
+	cost := renewalEvery * time.Duration(renewalFree-moved) / renewalFree
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.paid == nil {
@@ -79,7 +82,7 @@ func (c *connection) keyExchange() error {
 	case p == nil && c.exchanges <= 1+maxEarlyRenewals:
 		return nil
 	case p == nil:
-		cause := &endCause{reasonFlood, fmt.Sprintf("keys were renewed more than %d times before a login", maxEarlyRenewals)}
+		cause := &endCause{reasonTooMany, fmt.Sprintf("keys were renewed more than %d times before a login", maxEarlyRenewals)}
 		c.end(cause)
 		return errors.New(cause.detail)
 	}

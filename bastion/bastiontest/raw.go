@@ -147,8 +147,20 @@ func (r *Raw) Until(step Step) error {
 
 // Rekey renews the keys (RFC 4253 section 9). What comes before the server has
 // begun to is dropped.
-func (r *Raw) Rekey() error {
+func (r *Raw) Rekey() error { return r.RekeyUntil(SentNewKeys) }
+
+// RekeyUntil is Rekey up to and with a step.
+func (r *Raw) RekeyUntil(step Step) error {
 	r.step = SentVersion
+	err := r.Until(step)
+	r.step = SentServiceRequest
+	return err
+}
+
+// FinishRekey goes on where SendKexInit has begun and the server's KEXINIT has
+// been received.
+func (r *Raw) FinishRekey() error {
+	r.step = SentKexInit
 	err := r.Until(SentNewKeys)
 	r.step = SentServiceRequest
 	return err
@@ -184,7 +196,6 @@ func (r *Raw) sendKexInit() error {
 			return err
 		}
 		if packet[0] == msgKexInit {
-			r.TheirKexInit = packet
 			return nil
 		}
 		if r.Session == nil {
@@ -381,7 +392,11 @@ func (r *Raw) Receive() ([]byte, error) {
 		}
 		r.opening.next()
 	}
-	return body[1 : len(body)-int(body[0])], nil
+	packet := body[1 : len(body)-int(body[0])]
+	if packet[0] == msgKexInit {
+		r.TheirKexInit = packet
+	}
+	return packet, nil
 }
 
 func (r *Raw) expect(msg byte) ([]byte, error) {
