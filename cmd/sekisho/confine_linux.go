@@ -133,7 +133,8 @@ func (s *setup) places(root bool) *places {
 	for _, name := range s.settings.RevokedKeys {
 		read(s.path(name))
 	}
-	read(s.hostKeyPaths()...)
+	read(s.paths(s.settings.HostKeys)...)
+	read(s.paths(s.settings.HostCertificates)...)
 	if dir := s.settings.AuthorizedKeysDir; dir != "" {
 		read(filepath.Join(s.path(dir), "any"))
 	}

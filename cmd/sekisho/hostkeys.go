@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
@@ -35,26 +36,39 @@ func (k keyPair) line() string {
 // makeHostKeys makes one key for each of the names that init writes.
 func makeHostKeys(comment string) (map[string]keyPair, error) {
 	pairs := map[string]keyPair{}
-	_, ed, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	large, err := rsa.GenerateKey(rand.Reader, 3072)
-	if err != nil {
-		return nil, err
-	}
-	for name, key := range map[string]crypto.PrivateKey{
-		"ssh_host_ed25519_key": ed, "ssh_host_ecdsa_key": ec, "ssh_host_rsa_key": large,
+	for name, algorithm := range map[string]string{
+		"ssh_host_ed25519_key": ssh.KeyAlgoED25519, "ssh_host_ecdsa_key": ssh.KeyAlgoECDSA256, "ssh_host_rsa_key": ssh.KeyAlgoRSA,
 	} {
-		if pairs[name], err = newKeyPair(key, comment); err != nil {
+		var err error
+		if pairs[name], err = makeHostKey(algorithm, comment); err != nil {
 			return nil, err
 		}
 	}
 	return pairs, nil
+}
+
+// makeHostKey makes a key of an algorithm.
+func makeHostKey(algorithm, comment string) (keyPair, error) {
+	var key crypto.PrivateKey
+	var err error
+	switch algorithm {
+	case ssh.KeyAlgoED25519:
+		_, key, err = ed25519.GenerateKey(rand.Reader)
+	case ssh.KeyAlgoECDSA256:
+		key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	case ssh.KeyAlgoECDSA384:
+		key, err = ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	case ssh.KeyAlgoECDSA521:
+		key, err = ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	case ssh.KeyAlgoRSA:
+		key, err = rsa.GenerateKey(rand.Reader, 3072)
+	default:
+		err = fmt.Errorf("host keys of the type %s are not supported", algorithm)
+	}
+	if err != nil {
+		return keyPair{}, err
+	}
+	return newKeyPair(key, comment)
 }
 
 // makeUserKey makes a key for a person.
@@ -83,7 +97,7 @@ func newKeyPair(key crypto.PrivateKey, comment string) (keyPair, error) {
 func readHostKeys(paths []string) ([]ssh.Signer, strictyaml.Problems) {
 	var keys []ssh.Signer
 	var problems strictyaml.Problems
-	types := map[string]string{} // path by type
+	files := map[string]string{} // by the public key
 	for _, path := range paths {
 		bad := func(hint, format string, args ...any) {
 			problems = append(problems, strictyaml.Problem{File: path, Message: fmt.Sprintf(format, args...), Hint: hint})
@@ -113,12 +127,12 @@ func readHostKeys(paths []string) ([]ssh.Signer, strictyaml.Problems) {
 			bad("", "this is not a private key: %v", err)
 			continue
 		}
-		t := key.PublicKey().Type()
-		if other := types[t]; other != "" {
-			bad("keep one host key of each type", "%s is a host key of the type %s, too", other, t)
+		blob := string(key.PublicKey().Marshal())
+		if other := files[blob]; other != "" {
+			bad("take one of the two out of host_keys", "%s has the same host key", other)
 			continue
 		}
-		types[t] = path
+		files[blob] = path
 		if why := weakHostKey(key.PublicKey()); why != "" {
 			bad("make a new one: ssh-keygen -t rsa -b 3072", "%s", why)
 			continue
@@ -179,8 +193,18 @@ func keyType(key ssh.PublicKey) string {
 // first login.
 func fingerprints(keys []ssh.Signer) string {
 	var b strings.Builder
-	for _, key := range keys {
-		fmt.Fprintf(&b, "  %-9s  %s\n", keyType(key.PublicKey()), ssh.FingerprintSHA256(key.PublicKey()))
+	for i, key := range keys {
+		note := ""
+		if !usedKey(keys, i) {
+			note = "  (announced; the first of a type is used)"
+		}
+		fmt.Fprintf(&b, "  %-9s  %s%s\n", keyType(key.PublicKey()), ssh.FingerprintSHA256(key.PublicKey()), note)
 	}
 	return "Host keys:\n" + b.String()
+}
+
+// usedKey reports whether handshakes use a key: the first of its type.
+func usedKey(keys []ssh.Signer, i int) bool {
+	t := keys[i].PublicKey().Type()
+	return !slices.ContainsFunc(keys[:i], func(k ssh.Signer) bool { return k.PublicKey().Type() == t })
 }

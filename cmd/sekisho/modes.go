@@ -64,6 +64,11 @@ func (m *modes) secret(path string) {
 	m.walk(path, append([]int{m.self}, m.owners...), 0o077)
 }
 
+// serving looks at a file that is no secret, and that may be who serves's.
+func (m *modes) serving(path string) {
+	m.walk(path, append([]int{m.self}, m.owners...), 0o022)
+}
+
 // audit looks at the folder of the audit log, which serve makes if need be.
 func (m *modes) audit(dir string) {
 	if _, err := os.Lstat(dir); err != nil {

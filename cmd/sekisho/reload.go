@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -107,8 +106,8 @@ func (svc *service) reload(by string, force bool) (r reloaded) {
 
 	svc.reloading.Lock()
 	defer svc.reloading.Unlock()
-	if content, err := readFile(s.config); err != nil || !bytes.Equal(content, s.content) {
-		svc.log.WithField("file", s.config).Warn("the settings have changed: they are read at start only, so restart for them")
+	if svc.settingsChanged() {
+		svc.log.WithField("file", s.config).Warn("the settings have changed: all but the host keys are read at start only, so restart for them")
 	}
 	hosts, err := s.hosts.Stage()
 	badHosts := err != nil || s.checkModesOf(s.settings.Hosts).Err() != nil
@@ -155,6 +154,7 @@ func (svc *service) rereadBeside(r *reloaded) (problems strictyaml.Problems) {
 	add(locks.Forwards, locks.Connections, found)
 	add(svc.reloadLists())
 	add(svc.reloadKeys())
+	add(0, 0, svc.reloadHostKeys())
 	return problems
 }
 

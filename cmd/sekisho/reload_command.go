@@ -17,8 +17,8 @@ func newReload(std stdio) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "reload",
 		Short: "Have the server take over changed files",
-		Long: `Reload has the server that runs read policy, hosts and what is beside them again,
-and says what has become of it. Policy and hosts are taken over together or not at
+		Long: `Reload has the server that runs read policy, hosts, host keys and what is beside them
+again, and says what has become of it. Policy and hosts are taken over together or not at
 all. What they no longer allow is closed within a second; a change that would end
 more than half of all forwards is refused unless --force says that it is meant.
 

@@ -145,7 +145,7 @@ Set up a server:  sekisho init DIR, then sekisho check DIR, then sekisho serve D
 	cobra.EnableCommandSorting = false // their order is that of use
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(newInit(std), newCheck(std), newServe(std), newReload(std), newStatus(std), newSessions(std), newKill(std), newDrainCommand(std), newExplain(std),
-		newWhoCan(std), newCan(std), newUser(std), newGrant(std), newHost(std),
+		newWhoCan(std), newCan(std), newUser(std), newGrant(std), newHost(std), newFingerprint(std), newHostKey(std),
 		newLock(std), newUnlock(std), newRevoke(std), newLockdown(std), newAudit(std), newDemo(std), newVersion(std))
 	return root
 }

@@ -17,7 +17,6 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
-	"golang.org/x/crypto/ssh"
 
 	"sekisho/audit"
 	"sekisho/audit/ship"
@@ -38,9 +37,9 @@ func newServe(std stdio) *cobra.Command {
 		Long: `Serve runs the server until SIGTERM, SIGINT or sekisho drain, and then gives the
 forwards that run limits.drain_timeout to end; a second signal ends them at once.
 
-SIGHUP reads policy and hosts again. A change of the hosts file is taken over
-without it, one of the policy only with watch: true. sekisho.yaml and the host
-keys are read at start.
+SIGHUP reads policy, hosts and host keys again. A change of the hosts file is taken
+over without it, one of the policy only with watch: true. All else in sekisho.yaml
+is read at start.
 
 Each setting has a variable that goes before the file, such as SEKISHO_LISTEN or
 SEKISHO_LIMITS_LOGIN_GRACE (lists parted by commas), and flags go before those.`,
@@ -208,7 +207,7 @@ func (svc *service) open() error {
 		return err
 	}
 	svc.server, err = bastion.New(bastion.Config{
-		Name: s.settings.Name, HostKeys: s.hostKeys, Policy: s.policy,
+		Name: s.settings.Name, HostKeys: s.hostKeys, HostCertificates: s.hostCerts, Policy: s.policy,
 		Hosts: s.hosts, DNS: systemDNS,
 		Recorder: svc.book, Limits: s.settings.Limits, Penalties: s.settings.Penalties, Log: svc.log,
 		Progress: s.settings.Audit.Progress, CloseOnLogFailure: s.settings.Audit.OnFailure == "close",
@@ -294,9 +293,7 @@ func (svc *service) announce() {
 	if err := svc.book.Recovered().Foreign; err != nil {
 		svc.log.WithError(err).Warn("the log key is not the one that has signed the newest heads: whoever checks the log needs both public keys")
 	}
-	for _, key := range s.hostKeys {
-		svc.log.WithFields(logrus.Fields{"type": keyType(key.PublicKey()), "fingerprint": ssh.FingerprintSHA256(key.PublicKey())}).Info("host key")
-	}
+	svc.sayHostKeys()
 	svc.log.WithFields(logrus.Fields{"policy": s.policy.Hash(), "hosts": s.hosts.Table().Len()}).Info("policy in force: " + s.counts.String())
 	if len(s.passed) > 0 {
 		svc.log.Info("the service manager has opened the sockets: listen is not used")

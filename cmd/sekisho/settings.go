@@ -28,6 +28,7 @@ type Settings struct {
 	Name              string
 	Listen            []string
 	HostKeys          []string
+	HostCertificates  []string // of those keys
 	Policy            string
 	Hosts             string
 	Networks          []netip.Prefix
@@ -77,7 +78,7 @@ func defaultSettings() Settings {
 	}
 	s.Penalties.Exempt = []netip.Prefix{}
 	s.DNS.Zones = []string{}
-	s.RevokedKeys = []string{}
+	s.RevokedKeys, s.HostCertificates = []string{}, []string{}
 	s.Admin.Socket = "run/sekisho.sock"
 	s.Confine = confineAuto
 	return s
@@ -121,13 +122,14 @@ var settings = slices.Concat([]setting{
 	{"name", text, readName},
 	{"listen", list, readListen},
 	{"host_keys", list, func(n *strictyaml.Node, s *Settings) { readPaths(n, &s.HostKeys) }},
+	{"host_certificates", list, func(n *strictyaml.Node, s *Settings) { readPathsOrNone(n, &s.HostCertificates) }},
 	{"policy", text, func(n *strictyaml.Node, s *Settings) { readPath(n, &s.Policy) }},
 	{"hosts", text, func(n *strictyaml.Node, s *Settings) { readPath(n, &s.Hosts) }},
 	{"networks", list, readNetworks},
 	{"dns.zones", list, readZones},
 	{"watch", plain, func(n *strictyaml.Node, s *Settings) { n.Bool(&s.Watch) }},
 	{"authorized_keys_dir", text, func(n *strictyaml.Node, s *Settings) { readPathOrNone(n, &s.AuthorizedKeysDir) }},
-	{"revoked_keys", list, readRevokedKeys},
+	{"revoked_keys", list, func(n *strictyaml.Node, s *Settings) { readPathsOrNone(n, &s.RevokedKeys) }},
 	{"locks", text, func(n *strictyaml.Node, s *Settings) { readPath(n, &s.Locks) }},
 	{"audit.dir", text, func(n *strictyaml.Node, s *Settings) { readPath(n, &s.Audit.Dir) }},
 	{"audit.key", text, func(n *strictyaml.Node, s *Settings) { readPath(n, &s.Audit.Key) }},
@@ -230,12 +232,12 @@ func readPathOrNone(n *strictyaml.Node, dst *string) {
 	readPath(n, dst)
 }
 
-func readRevokedKeys(n *strictyaml.Node, s *Settings) {
+func readPathsOrNone(n *strictyaml.Node, dst *[]string) {
 	if items := n.Items(); n.Kind == strictyaml.List && len(items) == 0 {
-		s.RevokedKeys = []string{}
+		*dst = []string{}
 		return
 	}
-	readPaths(n, &s.RevokedKeys)
+	readPaths(n, dst)
 }
 
 func readPaths(n *strictyaml.Node, dst *[]string) {

@@ -21,6 +21,7 @@ version: 1
 name: NAME
 listen: [":2222"]
 host_keys: [ssh_host_ed25519_key, ssh_host_ecdsa_key, ssh_host_rsa_key]
+host_certificates: []
 policy: policy.yaml
 hosts: hosts
 networks: [10.0.0.0/16]
@@ -75,6 +76,7 @@ func TestSettingsAreReadInTheirTypes(t *testing.T) {
 name: edge-1
 listen: ["127.0.0.1:22", "[::1]:2222"]
 host_keys: [k1]
+host_certificates: [k1-cert.pub]
 policy: /etc/p.yaml
 hosts: ../hosts
 networks: [10.0.0.0/16, "fd00::/64", 127.0.0.1/32]
@@ -88,7 +90,7 @@ penalties: {auth_fail: 1m, no_auth: 0s, max: 1h, exempt: [192.0.2.0/24, "2001:db
 	want := defaultSettings()
 	want.Name = "edge-1"
 	want.Listen = []string{"127.0.0.1:22", "[::1]:2222"}
-	want.HostKeys = []string{"k1"}
+	want.HostKeys, want.HostCertificates = []string{"k1"}, []string{"k1-cert.pub"}
 	want.Policy, want.Hosts = "/etc/p.yaml", "../hosts"
 	want.Networks = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16"), netip.MustParsePrefix("fd00::/64"), netip.MustParsePrefix("127.0.0.1/32")}
 	want.DNS.Zones = []string{"corp.example", "example.net"}

@@ -48,7 +48,7 @@ func TestTemplateIsTheDefaults(t *testing.T) {
 	}
 }
 
-var inFileOrder = strings.Fields(`version name listen host_keys policy hosts networks dns.zones watch authorized_keys_dir revoked_keys locks
+var inFileOrder = strings.Fields(`version name listen host_keys host_certificates policy hosts networks dns.zones watch authorized_keys_dir revoked_keys locks
 	audit.dir audit.key audit.segment_size audit.segment_age audit.retain_age audit.retain_size audit.progress audit.on_failure
 	audit.syslog.address audit.syslog.ca audit.syslog.cert audit.syslog.key audit.syslog.facility audit.syslog.cursor
 	admin.socket metrics.listen metrics.pprof confine limits.login_grace limits.max_auth_tries limits.max_startups limits.max_startups_per_source

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/crypto/ssh"
@@ -25,7 +26,10 @@ type setup struct {
 	config     string // path of sekisho.yaml
 	content    []byte // of it
 	settings   Settings
-	hostKeys   []ssh.Signer
+	given      flags // of the command line
+	environ    []string
+	hostKeys   []ssh.Signer // the first of a type is used
+	hostCerts  []*ssh.Certificate
 	logKey     note.Signer
 	logPub     note.Verifier
 	policy     *authz.Policy // with beside laid over it
@@ -46,8 +50,7 @@ func load(config string, given flags, environ []string) (*setup, strictyaml.Prob
 		return s, problems
 	}
 	var found strictyaml.Problems
-	s.hostKeys, found = readHostKeys(s.hostKeyPaths())
-	problems = append(problems, found...)
+	problems = append(problems, s.readHostKeys()...)
 	s.logKey, s.logPub, found = readLogKey(s.logKeyPath())
 	problems = append(problems, found...)
 	s.policy, s.counts, found = s.readPolicy()
@@ -66,7 +69,7 @@ func load(config string, given flags, environ []string) (*setup, strictyaml.Prob
 
 // loadSettings reads the settings and no other file.
 func loadSettings(config string, given flags, environ []string) (*setup, strictyaml.Problems) {
-	s := &setup{config: config}
+	s := &setup{config: config, given: given, environ: environ}
 	content, err := readFile(config)
 	if err != nil {
 		hint := ""
@@ -88,9 +91,7 @@ func (s *setup) checkModes() strictyaml.Problems {
 	m.decides(s.config)
 	m.decides(s.path(s.settings.Policy))
 	m.decides(s.path(s.settings.Hosts))
-	for _, path := range s.hostKeyPaths() {
-		m.secret(path)
-	}
+	s.hostKeyModes(m)
 	m.secret(s.logKeyPath())
 	s.syslogModes(m)
 	m.audit(auditDir)
@@ -112,9 +113,30 @@ func (s *setup) path(p string) string {
 	return filepath.Join(filepath.Dir(s.config), p)
 }
 
-func (s *setup) hostKeyPaths() []string {
-	paths := make([]string, len(s.settings.HostKeys))
-	for i, p := range s.settings.HostKeys {
+// readHostKeys reads the host keys and their certificates.
+func (s *setup) readHostKeys() strictyaml.Problems {
+	var problems, found strictyaml.Problems
+	s.hostKeys, problems = readHostKeys(s.paths(s.settings.HostKeys))
+	if problems.Err() == nil { // or certificates would seem to be of no key
+		s.hostCerts, found = readHostCertificates(s.paths(s.settings.HostCertificates), s.hostKeys, time.Now())
+	}
+	return append(problems, found...)
+}
+
+// hostKeyModes looks at who could read the host keys, or change them or their
+// certificates.
+func (s *setup) hostKeyModes(m *modes) {
+	for _, path := range s.paths(s.settings.HostKeys) {
+		m.secret(path)
+	}
+	for _, path := range s.paths(s.settings.HostCertificates) {
+		m.serving(path)
+	}
+}
+
+func (s *setup) paths(names []string) []string {
+	paths := make([]string, len(names))
+	for i, p := range names {
 		paths[i] = s.path(p)
 	}
 	return paths
