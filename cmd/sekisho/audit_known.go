@@ -25,7 +25,7 @@ var knownReasons = []string{
 	"half_closed", "hosts", "idle", "internal_error", "keepalive", "key_expired", "key_file", "key_no_forwarding", "key_not_from",
 	"key_not_permitted", "key_removed", "key_unsupported", "killed", "limit", "link_local", "lockdown", "locked", "locks",
 	"log_failed", "login_bytes", "login_grace", "loopback", "metadata", "method_not_supported", "multicast", "needs_touch", "never_closed",
-	"no_grant", "no_key_offered", "no_such_name", "not_from", "not_proven", "not_served", "not_yet", "other_user", "outage",
+	"no_common_algorithm", "no_grant", "no_key_offered", "no_such_name", "not_from", "not_proven", "not_served", "not_yet", "other_user", "outage",
 	"outside_hours", "outside_networks", "outside_within", "own_address", "protocol_error", "resolve_failed", "revoked",
 	"revoked_keys", "sha1_signature", "signal", "size", "start", "stopped", "target_reset", "too_many_tries", "torn", "unsigned",
 	"unknown_authority", "unknown_key", "unknown_user", "unreachable", "unspecified", "watch",
