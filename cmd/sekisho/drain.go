@@ -43,6 +43,8 @@ type drained struct {
 
 	Done  bool `json:"done"`  // nothing is left
 	Ended int  `json:"ended"` // forwards that had to be, then
+
+	Unrecorded string `json:"unrecorded,omitempty"` // why that is not all in the audit log
 }
 
 const (
@@ -177,6 +179,7 @@ func (svc *service) drained() (p drained) {
 	select {
 	case <-d.over:
 		p.Done = true
+		p.Unrecorded, _ = svc.book.Stats().Trouble(time.Now())
 	default:
 	}
 	left := svc.server.LiveForwards()

@@ -31,7 +31,8 @@ It tells who is still connected, and returns when the server has ended. ^C ends 
 command only: the drain goes on. Given again, it shows how far it is; with --timeout
 it changes how long what is left may take, 0s being no longer at all, as a signal does.
 
-The exit status is 0 once the server has ended, also if forwards had to be.`,
+The exit status is 0 once the server has ended, also if forwards had to be, and 1 if
+the audit log could not be written then.`,
 		Example: `  sekisho drain --timeout 10m --why "kernel update"
   sekisho drain --timeout 0s`,
 		Args: atMostOne,
@@ -108,7 +109,10 @@ func (d *drainCommand) run(ctx context.Context, want wantDrain) error {
 	if p.Ended > 0 {
 		ended = fmt.Sprintf("stopped; %s had to be ended", many(p.Ended, "forward"))
 	}
-	return d.await(ctx, process, ended)
+	if err := d.await(ctx, process, ended); err != nil || p.Unrecorded == "" {
+		return err
+	}
+	return failf("the next start records the forwards that ended as lost", "IT IS NOT RECORDED: the audit log could not be written: %s", printable(p.Unrecorded))
 }
 
 func interrupted(ctx context.Context) error {
