@@ -324,6 +324,9 @@ func TestAServerOfAnotherUserIsOpenToRootAndHim(t *testing.T) {
 	if err := (&Client{Path: path}).Call(context.Background(), "GET", "/v1/who", nil, &said); err != nil || said != "root (0)" {
 		t.Errorf("root: %q, %v", said, err)
 	}
+	if pid, err := (&Client{Path: path}).PID(context.Background()); err != nil || pid != cmd.Process.Pid {
+		t.Errorf("its process is %d, %v, and not %d", pid, err, cmd.Process.Pid)
+	}
 	if out := outputAsNobody(t, "call", path); !strings.HasPrefix(out, "nobody (65534) ") {
 		t.Errorf("he: %s", out)
 	}
