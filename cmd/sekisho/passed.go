@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -60,14 +61,14 @@ func passedListener(fd int) (net.Listener, error) {
 		lacks  string
 	}{
 		{unix.SO_DOMAIN, []int{unix.AF_INET, unix.AF_INET6}, "it is of no internet protocol"},
-		{unix.SO_PROTOCOL, []int{unix.IPPROTO_TCP}, "it is not TCP's"},
+		{unix.SO_PROTOCOL, []int{unix.IPPROTO_TCP, unix.IPPROTO_MPTCP}, "it is not TCP's"},
 		{unix.SO_ACCEPTCONN, []int{1}, "it does not listen"},
 	} {
 		value, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, want.option)
 		if err != nil {
 			return nil, err
 		}
-		if value != want.values[0] && value != want.values[len(want.values)-1] {
+		if !slices.Contains(want.values, value) {
 			return nil, errors.New(want.lacks)
 		}
 	}
