@@ -224,6 +224,56 @@ func TestAClientWhoseNetworkIsGoneIsFoundOut(t *testing.T) {
 	}
 	b.recorded(audit.ConnClose, func(r audit.Record) bool { return r.Reason == "keepalive" })
 	b.settles(before)
+	// Nor does the kernel keep one of the sockets, for what the client has not
+	// acknowledged: tcp_orphan_retries would be for minutes.
+	within(t, promptly, "the sockets to be gone", func() bool { return len(here.connections(t)) == 0 })
+	if took := time.Since(cut); took > interval*missed+12*time.Second {
+		t.Errorf("the sockets were gone %v after the cut", took)
+	}
+}
+
+func TestATargetWhoseNetworkIsGoneIsFoundOutThoughBytesAreOnTheirWayToIt(t *testing.T) {
+	t.Parallel()
+	needRoot(t, "it cuts the wire between two network namespaces")
+	away, here := newWire(t)
+	b := newBastion(t, setup{
+		wrap: here.run(), hosts: away.ip + " appserver\n" + rdsIP + " rds\n", networks: []string{away.ip + "/32", rdsIP + "/32"},
+		limits: map[string]any{"keepalive_interval": "1s", "keepalive_max_missed": 3},
+	})
+	wake, got := make(chan struct{}), make(chan int64, 1)
+	host := serveOn(t, away.listen(t, away.ip+":0"), func(c *net.TCPConn) { io.Copy(io.Discard, struct{ io.Reader }{c}) })
+	stalls := serveOn(t, here.listen(t, rdsIP+":0"), sleeper(wake, got))
+	wakeUp := sync.OnceFunc(func() { close(wake) })
+	t.Cleanup(wakeUp) // or a failure before would hang
+
+	args := append(here.run(), b.ssh("-v", "-o", "ExitOnForwardFailure=yes",
+		"-L", "127.0.0.1:9001:"+host.as("appserver"), "-L", "127.0.0.1:9002:"+stalls.as("rds"), "-N", "bastion")...)
+	client := start(t, exec.Command(args[0], args[1:]...))
+	client.says(t, `Entering interactive session`)
+	for _, local := range []string{"127.0.0.1:9001", "127.0.0.1:9002"} {
+		conn := here.dial(t, local)
+		go io.Copy(struct{ io.Writer }{conn}, newPattern(3))
+	}
+	time.Sleep(6 * time.Second) // one that only has no room is not one that is gone
+	if n := b.count(audit.ForwardClose); n != 0 {
+		t.Fatalf("%d forwards are closed while their targets are there", n)
+	}
+	cut := time.Now()
+	away.cut(t)
+	end := b.recorded(audit.ForwardClose, nil)
+	if took := time.Since(cut); took < 3*time.Second || took > 12*time.Second {
+		t.Errorf("it is found out after %v", took)
+	}
+	if end.Target.Host != "appserver" || end.Reason != "target_reset" || !strings.Contains(end.Detail, "vanished") {
+		t.Errorf("the end is recorded as %s, %q, of %s", end.Reason, end.Detail, end.Target.Host)
+	}
+	time.Sleep(2 * time.Second)
+	if n := b.count(audit.ForwardClose); n != 1 {
+		t.Errorf("%d forwards are closed, want that to the target that is gone", n)
+	}
+	wakeUp()
+	client.kill()
+	b.forwards(2)
 }
 
 func TestADeadTargetDelaysNobodyElse(t *testing.T) {

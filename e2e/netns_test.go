@@ -120,6 +120,26 @@ func (ns *netns) dial(t *testing.T, addr string) (c *net.TCPConn) {
 	return c
 }
 
+// connections are the TCP sockets of the namespace but for those that listen,
+// and those that wait only for the time to pass.
+func (ns *netns) connections(t *testing.T) (all []string) {
+	t.Helper()
+	const listens, timeWait = "0A", "06"
+	ns.do(t, func() error {
+		text, err := os.ReadFile("/proc/thread-self/net/tcp")
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(text)) {
+			if f := strings.Fields(line); f[0] != "sl" && f[3] != listens && f[3] != timeWait {
+				all = append(all, line)
+			}
+		}
+		return nil
+	})
+	return all
+}
+
 // dialled is how many TCP connections have ever been begun in the namespace.
 func (ns *netns) dialled(t *testing.T) (n int) {
 	t.Helper()
