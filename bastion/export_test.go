@@ -23,3 +23,9 @@ const (
 
 // ForgetRenewals lets every user renew his keys as if he had not done so yet.
 func ForgetRenewals(s *Server) { s.renewals.forget(time.Now().Add(time.Hour)) }
+// FreeTurns lets every handshake of s have a turn at once, for comparison.
+func FreeTurns(s *Server) {
+	s.turns.mu.Lock()
+	defer s.turns.mu.Unlock()
+	s.turns.free, s.turns.busy = 1<<30, func() bool { return false }
+}

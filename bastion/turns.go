@@ -15,12 +15,17 @@ const (
 	longestTurn = time.Second
 
 	// While forwards move bytes, a turn is followed by a rest of restFor times
-	// as long as it took, up to longestRest. So handshakes have a fifth of the
-	// CPUs that they may use, and forwards the others. Rests below leastRest
-	// are put together: timers are no finer.
-	restFor     = 4
-	longestRest = 500 * time.Millisecond
+	// as long as it took, up to longestRest. So handshakes have a quarter of
+	// the CPUs that they may use, and forwards the others. Rests below
+	// leastRest are put together: timers are no finer.
+	restFor     = 3
+	longestRest = 400 * time.Millisecond
 	leastRest   = time.Millisecond
+
+	// surelyWork is how long a turn is taken for work. One that seems longer
+	// may have been kept from its CPU, by other programs or by a quota; that is
+	// to cost it no rest. CPU time is counted too coarsely for shorter ones.
+	surelyWork = 10 * time.Millisecond
 )
 
 // turns share out the CPUs among the handshakes: half of the CPUs, one source
@@ -37,7 +42,8 @@ const (
 // served as often as the other: who has paid for a key exchange is not to wait
 // for a round of newcomers with each of the small steps that are left.
 type turns struct {
-	busy func() bool // forwards move bytes
+	busy    func() bool          // forwards move bytes
+	cpuTime func() time.Duration // of this process, on all CPUs
 
 	mu       sync.Mutex
 	free     int
@@ -47,7 +53,7 @@ type turns struct {
 }
 
 func newTurns(busy func() bool) *turns {
-	return &turns{busy: busy, free: max(1, runtime.GOMAXPROCS(0)/2)}
+	return &turns{busy: busy, cpuTime: processTime, free: max(1, runtime.GOMAXPROCS(0)/2)}
 }
 
 // A queue holds the seats that wait, at most one of a connection: so
@@ -107,10 +113,12 @@ type seat struct {
 
 	// The following are under turns.mu.
 	has     bool
-	began   time.Time   // the turn it has
-	over    *time.Timer // ends that turn at longestTurn
-	left    bool        // it takes no turns any more
-	starved bool        // the connection ended while it waited for its turn
+	number  int           // of the turn it has or had
+	began   time.Time     // that turn
+	cpuTime time.Duration // then
+	over    *time.Timer   // ends it at longestTurn
+	left    bool          // it takes no turns any more
+	starved bool          // the connection ended while it waited for its turn
 }
 
 func (t *turns) seat(source netip.Prefix, gone <-chan struct{}) *seat {
@@ -136,6 +144,9 @@ func (s *seat) take(queue int) bool {
 
 	select {
 	case <-s.called:
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.begin(s) // only now: it is on its CPU
 		return true
 	case <-s.gone:
 	}
@@ -179,7 +190,14 @@ func (s *seat) giveBack() {
 	}
 	s.has = false
 	s.over.Stop()
-	s.turns.end(time.Since(s.began))
+	took := time.Since(s.began)
+	if took > surelyWork && s.turns.busy() {
+		// The forwards keep all CPUs of this process at work: what it has
+		// used of each is how much of the time it was given.
+		each := (s.turns.cpuTime() - s.cpuTime) / time.Duration(runtime.GOMAXPROCS(0))
+		took = min(took, max(surelyWork, each))
+	}
+	s.turns.end(took)
 }
 
 // forget takes s out of its queue and reports whether it was in one. t.mu must
@@ -191,15 +209,22 @@ func (t *turns) forget(s *seat) bool {
 // grant is called with t.mu held.
 func (t *turns) grant(s *seat) {
 	t.free--
-	s.has, s.began = true, time.Now()
-	began := s.began
+	s.has = true
+	s.number++
+	t.begin(s)
+	number := s.number
 	s.over = time.AfterFunc(longestTurn, func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		if s.began.Equal(began) {
+		if s.number == number {
 			s.giveBack()
 		}
 	})
+}
+
+// begin notes when a turn begins. t.mu must be held.
+func (t *turns) begin(s *seat) {
+	s.began, s.cpuTime = time.Now(), t.cpuTime()
 }
 
 // end frees what a turn took, at once or after a rest. t.mu must be held.

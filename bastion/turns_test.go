@@ -2,6 +2,7 @@ package bastion
 
 import (
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -12,7 +13,8 @@ import (
 // aTurn is the turns of a machine with few CPUs: one at a time.
 func aTurn(busy bool) *turns {
 	t := newTurns(func() bool { return busy })
-	t.free = 1
+	began := time.Now()
+	t.free, t.cpuTime = 1, func() time.Duration { return time.Since(began) * time.Duration(runtime.GOMAXPROCS(0)) }
 	return t
 }
 
@@ -136,6 +138,34 @@ func TestWhoHasLoggedInTakesNoTurns(t *testing.T) {
 	})
 }
 
+func TestATurnThatWasKeptFromItsCPUCostsNoRest(t *testing.T) {
+	for name, test := range map[string]struct{ took, used, want time.Duration }{
+		"at work all the time":    {100 * time.Millisecond, 100 * time.Millisecond, 300 * time.Millisecond},
+		"half of the time":        {100 * time.Millisecond, 50 * time.Millisecond, 150 * time.Millisecond},
+		"hardly at all":           {100 * time.Millisecond, time.Millisecond, 30 * time.Millisecond},
+		"too short to be counted": {5 * time.Millisecond, 0, 15 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				turns := aTurn(true)
+				var used time.Duration
+				turns.cpuTime = func() time.Duration { return used }
+				seat, next := turns.seat(testSource, nil), turns.seat(testSource, nil)
+				seat.take(0)
+				time.Sleep(test.took)
+				used += test.used * time.Duration(runtime.GOMAXPROCS(0))
+				seat.give()
+				began := time.Now()
+				next.take(0)
+				if rest := time.Since(began); rest != test.want {
+					t.Errorf("a rest of %v, not %v", rest, test.want)
+				}
+				next.leave()
+			})
+		})
+	}
+}
+
 func TestATurnIsFollowedByARestOnlyWhileForwardsAreBusy(t *testing.T) {
 	for name, test := range map[string]struct {
 		busy bool
@@ -143,9 +173,9 @@ func TestATurnIsFollowedByARestOnlyWhileForwardsAreBusy(t *testing.T) {
 		want []time.Duration // after which the next turn is to be had
 	}{
 		"idle":                   {false, []time.Duration{20 * time.Millisecond, 300 * time.Millisecond}, []time.Duration{0, 0}},
-		"busy":                   {true, []time.Duration{20 * time.Millisecond, 3 * time.Millisecond}, []time.Duration{80 * time.Millisecond, 12 * time.Millisecond}},
+		"busy":                   {true, []time.Duration{20 * time.Millisecond, 3 * time.Millisecond}, []time.Duration{60 * time.Millisecond, 9 * time.Millisecond}},
 		"a dear one":             {true, []time.Duration{300 * time.Millisecond}, []time.Duration{longestRest}},
-		"small ones go together": {true, []time.Duration{100 * time.Microsecond, 100 * time.Microsecond, 100 * time.Microsecond}, []time.Duration{0, 0, 1200 * time.Microsecond}},
+		"small ones go together": {true, []time.Duration{150 * time.Microsecond, 150 * time.Microsecond, 150 * time.Microsecond}, []time.Duration{0, 0, 1350 * time.Microsecond}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
