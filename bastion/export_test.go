@@ -29,3 +29,6 @@ func FreeTurns(s *Server) {
 	defer s.turns.mu.Unlock()
 	s.turns.free, s.turns.busy = 1<<30, func() bool { return false }
 }
+
+// ProcessTime is the CPU time that the process has used.
+func ProcessTime() time.Duration { return processTime() }
