@@ -23,6 +23,7 @@ const (
 
 // ForgetRenewals lets every user renew his keys as if he had not done so yet.
 func ForgetRenewals(s *Server) { s.renewals.forget(time.Now().Add(time.Hour)) }
+
 // FreeTurns lets every handshake of s have a turn at once, for comparison.
 func FreeTurns(s *Server) {
 	s.turns.mu.Lock()

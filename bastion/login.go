@@ -375,7 +375,7 @@ func (l *login) offence(wire *beforeLogin, ended *endCause) offence {
 	case l.begun && unproven(l.err) && l.accepted != "", l.exhausted(), len(l.methods) > 0:
 		return authFail
 	case mismatchOf(l.err) != nil:
-		return noAuth
+		return noOffence // an old client; or ssh-keyscan, which asks for each type of host key
 	case unproven(l.err) && !left(l.err) && ended.reason != reasonClientLost:
 		return badBytes
 	case wire.spoke.Load() && !wire.shownHostKey():

@@ -16,12 +16,13 @@ import (
 // Penalties have none.
 //
 // Only what no client does that is in order is an offence: a client that meets
-// an unknown host key and leaves, as ssh-keyscan does, one whose agent offers
+// an unknown host key and leaves, as ssh-keyscan does, one that has no
+// algorithm in common with the server, one whose agent offers
 // many keys that are refused, one that tries method none, or a load balancer
 // that connects and says nothing, costs its source nothing.
 type Penalties struct {
 	AuthFail      time.Duration // a bad signature, all tries used up, a password
-	NoAuth        time.Duration // gone, or nothing in common, before it was shown a host key
+	NoAuth        time.Duration // gone in the middle, before it was shown a host key
 	GraceExceeded time.Duration // Limits.LoginGrace
 	BadBytes      time.Duration // bytes that are not SSH
 
