@@ -119,7 +119,7 @@ func beside(t *testing.T, b *bastiontest.Bastion) (works func()) {
 func TestTinyPacketsToATargetThatDoesNotTakeThemEndTheirConnection(t *testing.T) {
 	for name, extended := range map[string]bool{"data": false, "extended data": true} {
 		t.Run(name, func(t *testing.T) {
-			b := bastiontest.Start(t, bastiontest.Options{Dialer: withStuckTarget(t)})
+			b := bastiontest.Start(t, bastiontest.Options{Dialer: withStuckTarget(t), Limits: func(l *bastion.Limits) { l.MaxBacklogPerConnection = 16 << 20 }})
 			works := beside(t, b)
 			most := peak(t)
 			raw := logIn(t, b)
@@ -130,16 +130,16 @@ func TestTinyPacketsToATargetThatDoesNotTakeThemEndTheirConnection(t *testing.T)
 			sent := 0
 			for sent < 2<<20 && raw.Send(packet) == nil { // the window of one channel
 				sent++
-				if sent%(256<<10) == 0 {
+				if sent%(64<<10) == 0 {
 					works()
 				}
 			}
 			flush()
 			rec := b.Book.Await(t, audit.ConnClose, 1)
-			if rec.Reason != "backlog" || !strings.Contains(rec.Detail, "max_backlog_per_connection, 64 MiB") {
+			if rec.Reason != "backlog" || !strings.Contains(rec.Detail, "max_backlog_per_connection, 16 MiB") {
 				t.Errorf("%s", rec.AppendJSON(nil))
 			}
-			if high := most(); high > 200<<20 {
+			if high := most(); high > 80<<20 {
 				t.Errorf("%d MiB of heap in use for %d packets", high>>20, sent)
 			} else {
 				t.Logf("at most %d MiB of heap in use, for %d packets", high>>20, sent)
@@ -246,7 +246,7 @@ func TestLargeRequestsOfAClientThatDoesNotReadAreBounded(t *testing.T) {
 				Channel uint32
 				Type    string
 				Reply   bool
-			}{0, "winadj@putty.projects.tartarus.org", true})...), large...))
+			}{0, "winadj@putty.projects.tartarus.org", true})...), large[:64<<10]...))
 		}, "flood"},
 		"global requests": {func(raw *bastiontest.Raw, i uint32) error {
 			return raw.Send(append(append([]byte{80}, ssh.Marshal(struct {
@@ -256,7 +256,12 @@ func TestLargeRequestsOfAClientThatDoesNotReadAreBounded(t *testing.T) {
 		}, "keepalive"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := bastiontest.Start(t, bastiontest.Options{Limits: func(l *bastion.Limits) { l.KeepaliveInterval, l.KeepaliveMaxMissed = 2*time.Second, 1 }})
+			b := bastiontest.Start(t, bastiontest.Options{Limits: func(l *bastion.Limits) {
+				l.KeepaliveInterval = 0
+				if c.want == "keepalive" {
+					l.KeepaliveInterval, l.KeepaliveMaxMissed = 2*time.Second, 1
+				}
+			}})
 			works := beside(t, b)
 			full := bastiontest.Target(t, pour)
 			raw := logIn(t, b)
