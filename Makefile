@@ -5,15 +5,19 @@
 # make soak-rounds   the long versions of the other tests, again and again: SOAK rounds
 # make fuzz    each fuzz target for FUZZTIME
 # make bench   the benchmarks of all packages
+# make vulncheck  known vulnerabilities of what is called; asks https://vuln.go.dev, or GOVULNDB
 
 GO       ?= go
 FUZZTIME ?= 30s
 SOAKTIME ?= 10m
 SOAK     ?= 5
 
+GOVULNCHECK = v1.9.0
+
 packages = $(shell $(GO) list ./... | grep -v /e2e$$)
 
 .PHONY: build run test peers vet unit e2e soak soak-rounds fuzz bench clean
+.PHONY: build run test peers vet unit e2e soak fuzz bench vulncheck clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/sekisho ./cmd/sekisho
@@ -68,6 +72,15 @@ fuzz:
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem $(packages)
+
+# It is no part of test, which needs no network. Status 3 is that something was
+# found; with any other, nothing was looked at.
+vulncheck:
+	GOBIN=$(CURDIR)/bin $(GO) install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK)
+	@bin/govulncheck $(if $(GOVULNDB),-db $(GOVULNDB)) ./...; status=$$?; \
+	if [ $$status -ne 0 ] && [ $$status -ne 3 ]; then \
+		echo "make vulncheck: nothing was checked: is $(or $(GOVULNDB),https://vuln.go.dev) reachable? GOVULNDB=URL names another" >&2; \
+	fi; exit $$status
 
 clean:
 	rm -rf bin
