@@ -16,7 +16,7 @@ import (
 // maxFollowing bounds the lookups of followed names at a time. A DNS that is
 // silent holds each of them for half of dial_timeout, and the others wait:
 // that only makes moves be noticed later.
-const maxFollowing = 16
+const maxFollowing = 64
 
 // follower looks up again the names of forwards that run and whose target has
 // follow_dns, each name once however many forwards lead to it:
@@ -147,11 +147,12 @@ func (f *Forwarder) lookAgain(ctx context.Context, name followed, n *followedNam
 	n.asked, n.jitter, n.looking = now, 0.9+0.2*rand.Float64(), true
 	fo.lookups.Go(func() {
 		defer func() { <-fo.slots }()
-		ctx, cancel := context.WithTimeout(ctx, f.limits.DialTimeout/2) // as for a forward that is opened
+		limited, cancel := context.WithTimeout(ctx, f.limits.DialTimeout/2) // as for a forward that is opened
 		defer cancel()
-		addrs, err := f.lookup(ctx, name.host, name.dns)
+		addrs, err := f.lookup(limited, name.host, name.dns)
 		line := f.log.WithField("host", name.host)
 		switch {
+		case ctx.Err() != nil: // the server stops
 		case err != nil && !n.failing:
 			line.WithError(err).Warn("a name that is followed has no address now; its forwards go on")
 		case err == nil && n.failing:
