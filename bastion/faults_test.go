@@ -69,7 +69,7 @@ grants:
 		Networks: []string{"127.0.0.1/32", "10.0.0.0/16"},
 		DNS:      faultyDNS(t),
 		Dialer:   holes{bastion.NewDialer(limits)},
-		Limits:   func(l *bastion.Limits) { l.DialTimeout = 3 * time.Second },
+		Limits:   func(l *bastion.Limits) { l.DialTimeout, l.MaxStartupsPerSource = 3*time.Second, 100 },
 	})
 	f.client = f.Dial()
 	return f
