@@ -69,7 +69,7 @@ grants:
 		Networks: []string{"127.0.0.1/32", "10.0.0.0/16"},
 		DNS:      faultyDNS(t),
 		Dialer:   holes{bastion.NewDialer(limits)},
-		Limits:   func(l *bastion.Limits) {
+		Limits: func(l *bastion.Limits) {
 			l.DialTimeout = 3 * time.Second
 			l.MaxStartupsPerSource, l.MaxForwardsPerConnection = 100, 1000 // those owed to a target that stalls count for 2 s
 		},
