@@ -1,6 +1,6 @@
 #!/bin/sh
 # The tests run against real peers: OpenSSH on both ends, MariaDB, rsync, curl,
-# rsyslog.
+# rsyslog, and systemd-analyze, which judges the unit files.
 # This script makes sure that they are here. As root on a Debian it installs
 # what is missing; elsewhere it fails with the line to type.
 #
@@ -10,10 +10,10 @@ set -eu
 
 PATH="$PATH:/usr/sbin:/sbin"
 
-packages="openssh-server openssh-client mariadb-server mariadb-client rsync netcat-openbsd iproute2 util-linux e2fsprogs curl gcc libc6-dev rsyslog rsyslog-openssl"
+packages="openssh-server openssh-client mariadb-server mariadb-client rsync netcat-openbsd iproute2 util-linux e2fsprogs curl gcc libc6-dev rsyslog rsyslog-openssl systemd"
 
 missing() {
-	for program in ssh scp sftp ssh-keygen ssh-agent ssh-add sshd mariadbd mariadb mariadb-install-db rsync nc ip nsenter mkfs.ext4 curl gcc rsyslogd; do
+	for program in ssh scp sftp ssh-keygen ssh-agent ssh-add sshd mariadbd mariadb mariadb-install-db rsync nc ip nsenter mkfs.ext4 curl gcc rsyslogd systemd-analyze; do
 		command -v "$program" >/dev/null 2>&1 || printf ' %s' "$program"
 	done
 	[ -x /usr/lib/openssh/sftp-server ] || [ -x /usr/libexec/openssh/sftp-server ] ||
