@@ -6,6 +6,7 @@
 # make fuzz    each fuzz target for FUZZTIME
 # make bench   the benchmarks of all packages
 # make vulncheck  known vulnerabilities of what is called; asks https://vuln.go.dev, or GOVULNDB
+# make install the program, the systemd units, and the user of the service, as root
 
 GO       ?= go
 FUZZTIME ?= 30s
@@ -16,11 +17,16 @@ GOVULNCHECK = v1.9.0
 
 packages = $(shell $(GO) list ./... | grep -v /e2e$$)
 
-.PHONY: build run test peers vet unit e2e soak soak-rounds fuzz bench clean
-.PHONY: build run test peers vet unit e2e soak fuzz bench vulncheck clean
+.PHONY: build run test peers vet unit e2e soak soak-rounds fuzz bench clean vulncheck install
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/sekisho ./cmd/sekisho
+
+install: build
+	install -D -m 755 bin/sekisho $(DESTDIR)/usr/local/bin/sekisho
+	install -D -m 644 -t $(DESTDIR)/etc/systemd/system packaging/systemd/sekisho.service packaging/systemd/sekisho.socket
+	install -D -m 644 -t $(DESTDIR)/usr/lib/sysusers.d packaging/sysusers.d/sekisho.conf
+	@if [ -z "$(DESTDIR)" ]; then systemd-sysusers sekisho.conf && systemctl daemon-reload; fi
 
 run: build
 	@bin/sekisho demo

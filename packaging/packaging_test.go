@@ -90,6 +90,31 @@ func TestTheServiceOutlivesItsDrain(t *testing.T) {
 	}
 }
 
+// TestTheReadmesSettingsAreTheUnits: its command changes the settings that init
+// writes to the two folders that the service may write.
+func TestTheReadmesSettingsAreTheUnits(t *testing.T) {
+	script := regexp.MustCompile(`(?m)^    sudo sed -i '(.*)' /etc/sekisho/sekisho\.yaml$`).FindStringSubmatch(read(t, "../README.md"))
+	if script == nil {
+		t.Fatal("the README has no such command")
+	}
+	cmd := exec.CommandContext(t.Context(), "sed", script[1])
+	cmd.Stdin = strings.NewReader(read(t, "../cmd/sekisho/template/sekisho.yaml.tmpl"))
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"\n  dir: /var/lib/sekisho/audit ", "\n  socket: /run/sekisho/sekisho.sock "} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("the settings do not have %q", want)
+		}
+	}
+	for _, want := range []string{"\nStateDirectory=sekisho\n", "\nRuntimeDirectory=sekisho\n"} {
+		if !strings.Contains(read(t, service), want) {
+			t.Errorf("the unit does not have %q", want)
+		}
+	}
+}
+
 func analyze(t *testing.T, args ...string) string {
 	t.Helper()
 	path, err := exec.LookPath("systemd-analyze")

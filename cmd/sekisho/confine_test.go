@@ -28,7 +28,7 @@ func TestConfined(t *testing.T) {
 	for _, kernel := range []string{"as it is", "without Landlock"} {
 		t.Run("a kernel "+kernel, func(t *testing.T) {
 			cmd := exec.Command(os.Args[0], "-test.run=^TestInsideTheConfinedServer$", "-test.v")
-			cmd.Env = append(os.Environ(), "CONFINED_KERNEL="+kernel, "CONFINED_DIR="+t.TempDir())
+			cmd.Env = append(os.Environ(), "CONFINED_KERNEL="+kernel, "CONFINED_DIR="+t.TempDir(), "TMPDIR="+t.TempDir())
 			// Its exit status tells only that it may not tidy up.
 			out, err := cmd.CombinedOutput()
 			if !bytes.Contains(out, []byte("--- PASS: TestInsideTheConfinedServer")) {
