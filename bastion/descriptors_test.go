@@ -46,6 +46,7 @@ func TestForwardsAndConnectionsBeyondTheDescriptorsAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer beyond.Close()
 	beyond.SetReadDeadline(time.Now().Add(bastiontest.Wait))
 	if n, err := beyond.Read(make([]byte, 1)); n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("a connection beyond the descriptors is not closed: %d, %v", n, err)
