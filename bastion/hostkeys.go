@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -33,9 +32,8 @@ const (
 
 // hostKeys are the keys by which clients know this server.
 type hostKeys struct {
-	keys  []hostKey // all of them: they are announced, and proven
-	used  []ssh.Signer
-	certs []hostCert
+	keys []hostKey    // all of them: they are announced, and proven
+	used []ssh.Signer // by handshakes: the first of each type, and certificates of those
 }
 
 type hostKey struct {
@@ -43,14 +41,11 @@ type hostKey struct {
 	blob []byte // of the public key
 }
 
-// A hostCert is a certificate of one of the keys that are used.
-type hostCert struct {
-	ssh.Signer
-	cert *ssh.Certificate
-}
-
 // newHostKeys makes what handshakes use of the first key of each type. A
-// certificate of a key that is not used yet waits for it.
+// certificate of a key that is not used yet waits for it. One that has expired is
+// offered all the same, as OpenSSH's server does: a client that knows the plain
+// key of the preferred type would else be offered the certificate of another key,
+// which it does not know.
 func newHostKeys(keys []ssh.Signer, certs []*ssh.Certificate) (*hostKeys, error) {
 	if len(keys) == 0 {
 		return nil, errors.New("a server needs a host key")
@@ -83,7 +78,7 @@ func newHostKeys(keys []ssh.Signer, certs []*ssh.Certificate) (*hostKeys, error)
 		if err != nil {
 			return nil, err
 		}
-		h.certs = append(h.certs, hostCert{signer, cert})
+		h.used = append(h.used, signer)
 	}
 	return h, nil
 }
@@ -96,25 +91,6 @@ func (h *hostKeys) find(blob []byte) ssh.Signer {
 		}
 	}
 	return nil
-}
-
-// add gives a handshake its keys. A certificate that does not hold now is not
-// offered: a client that gets one has nothing, and with the plain key it may
-// have known the server.
-func (h *hostKeys) add(config *ssh.ServerConfig, now time.Time, ask func() error) {
-	for _, key := range h.used {
-		config.AddHostKey(signsAfter(key, ask))
-	}
-	for _, c := range h.certs {
-		if holds(c.cert, now) {
-			config.AddHostKey(signsAfter(c.Signer, ask))
-		}
-	}
-}
-
-func holds(cert *ssh.Certificate, now time.Time) bool {
-	at := uint64(max(now.Unix(), 0))
-	return cert.ValidAfter <= at && (at < cert.ValidBefore || cert.ValidBefore == ssh.CertTimeInfinity)
 }
 
 // SetHostKeys gives the handshakes that begin from now on other keys. The first

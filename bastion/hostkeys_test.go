@@ -265,7 +265,7 @@ func hostCert(t *testing.T, authority, key ssh.Signer, until time.Time) *ssh.Cer
 	return cert
 }
 
-func TestHostCertificatesAreOfferedWhileTheyHold(t *testing.T) {
+func TestHostCertificatesAreOfferedBesideTheirKeys(t *testing.T) {
 	keys, authority := severalKeys(t), bastiontest.Key(t)
 	soon, before := time.Now().Add(time.Hour), time.Now().Add(-time.Minute)
 	checker := ssh.CertChecker{IsHostAuthority: func(key ssh.PublicKey, _ string) bool {
@@ -274,7 +274,7 @@ func TestHostCertificatesAreOfferedWhileTheyHold(t *testing.T) {
 	for _, test := range []struct {
 		name, algorithm string
 		cert            *ssh.Certificate
-		offered         bool
+		taken           bool
 	}{
 		{"one of the ed25519 key", ssh.CertAlgoED25519v01, hostCert(t, authority, keys[0], soon), true},
 		{"one of the RSA key", ssh.CertAlgoRSASHA256v01, hostCert(t, authority, keys[3], soon), true},
@@ -293,7 +293,7 @@ func TestHostCertificatesAreOfferedWhileTheyHold(t *testing.T) {
 			if err == nil {
 				conn.Close()
 			}
-			if (err == nil) != test.offered {
+			if (err == nil) != test.taken {
 				t.Errorf("with the certificate alone: %v", err)
 			}
 			learn(t, b, with(keys[0], ssh.KeyAlgoED25519)) // the plain key serves all the same

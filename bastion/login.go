@@ -120,7 +120,9 @@ func (c *connection) serverConfig() *ssh.ServerConfig {
 		AuthLogCallback:           c.logAuth,
 		PreAuthConnCallback:       c.beginLogin,
 	}
-	c.hostKeys.add(config, c.server.now(), c.keyExchange)
+	for _, key := range c.hostKeys.used {
+		config.AddHostKey(signsAfter(key, c.keyExchange))
+	}
 	return config
 }
 

@@ -32,7 +32,7 @@ type Config struct {
 
 	Penalties Penalties // the zero one has none
 
-	HostCertificates []*ssh.Certificate // see SetHostKeys
+	HostCertificates []*ssh.Certificate // of host keys; see SetHostKeys
 
 	Progress          time.Duration // between forward.progress records; 0: none
 	CloseOnLogFailure bool

@@ -127,9 +127,9 @@ func scan(t *testing.T, b *bastion, kind string) string {
 
 func TestAStockClientKnowsTheServerByItsCertificate(t *testing.T) {
 	t.Parallel()
-	b := prepareBastion(t, setup{settings: map[string]any{"host_certificates": []string{"ssh_host_ed25519_key-cert.pub", "ssh_host_rsa_key-cert.pub"}}})
+	b := prepareBastion(t, setup{settings: map[string]any{"host_certificates": []string{"ssh_host_ed25519_key-cert.pub", "ssh_host_ecdsa_key-cert.pub", "ssh_host_rsa_key-cert.pub"}}})
 	ca := newAuthority(t, "ed25519")
-	for _, kind := range []string{"ed25519", "rsa"} {
+	for _, kind := range []string{"ed25519", "ecdsa", "rsa"} {
 		succeeds(t, "ssh-keygen", "-q", "-s", ca.file, "-h", "-I", "bastion", "-n", "bastion.example", "-V", "+52w", filepath.Join(b.dir, "ssh_host_"+kind+"_key.pub"))
 	}
 	b.start()
@@ -149,11 +149,11 @@ func TestAStockClientKnowsTheServerByItsCertificate(t *testing.T) {
 			t.Errorf("%s: exit %d\n%s%s", test.name, r.code, r.out, r.err)
 		}
 	}
-	// One that is over is taken out of use without a restart.
+	// One that is over keeps nobody out who knows the key.
 	succeeds(t, "ssh-keygen", "-q", "-s", ca.file, "-h", "-I", "bastion", "-n", "bastion.example", "-V", "-2d:-1d", filepath.Join(b.dir, "ssh_host_ed25519_key.pub"))
 	b.admin("reload")
 	b.proc.says(t, `the host certificate expired`)
-	if r := newNewcomer(b, b.knownLine(filepath.Join(b.dir, "ssh_host_ed25519_key.pub"))).ssh("-v"); r.code != 0 || strings.Contains(r.err, "ed25519-cert") && strings.Contains(r.err, "Server host certificate: ssh-ed25519") {
+	if r := newNewcomer(b, b.knownLine(filepath.Join(b.dir, "ssh_host_ed25519_key.pub"))).ssh(); r.code != 0 {
 		t.Errorf("exit %d\n%s", r.code, r.err)
 	}
 }

@@ -18,8 +18,7 @@ import (
 const certSoon = 14 * 24 * time.Hour
 
 // readHostCertificates reads certificates of the host keys. Every problem is
-// told; the certificates are good only if none is an error. One that does not
-// hold now is none: its plain key serves meanwhile.
+// told; the certificates are good only if none is an error.
 func readHostCertificates(paths []string, keys []ssh.Signer, now time.Time) ([]*ssh.Certificate, strictyaml.Problems) {
 	var certs []*ssh.Certificate
 	var problems strictyaml.Problems
@@ -52,6 +51,21 @@ func readHostCertificates(paths []string, keys []ssh.Signer, now time.Time) ([]*
 		certs = append(certs, cert)
 	}
 	return certs, problems
+}
+
+// uncertified warns of keys that are used and have no certificate where others
+// have. By its defaults, a client that knows only such a key asks for certificates
+// of all types first, and gets that of a key that it does not know.
+func uncertified(paths []string, keys []ssh.Signer, certs []*ssh.Certificate) (problems strictyaml.Problems) {
+	for i, key := range keys {
+		certified := func(c *ssh.Certificate) bool { return bytes.Equal(c.Key.Marshal(), key.PublicKey().Marshal()) }
+		if len(certs) > 0 && usedKey(keys, i) && !slices.ContainsFunc(certs, certified) {
+			problems = append(problems, strictyaml.Problem{File: paths[i], Warning: true,
+				Message: "the host key has no certificate, and others have: a client that knows only this key may be shown one of another key, and refuse it",
+				Hint:    "have it signed, too, and list it in host_certificates"})
+		}
+	}
+	return problems
 }
 
 // parseHostCertificate reads a file that ssh-keygen -s has written.
@@ -93,9 +107,9 @@ func certWarnings(cert *ssh.Certificate, now time.Time) []string {
 	at := uint64(max(now.Unix(), 0))
 	switch {
 	case cert.ValidBefore != ssh.CertTimeInfinity && cert.ValidBefore <= at:
-		all = append(all, fmt.Sprintf("the host certificate expired at %s: it is not offered", certTime(cert.ValidBefore)))
+		all = append(all, fmt.Sprintf("the host certificate expired at %s: clients that trust its authority refuse it", certTime(cert.ValidBefore)))
 	case cert.ValidAfter > at:
-		all = append(all, fmt.Sprintf("the host certificate is not valid before %s: it is not offered until then", certTime(cert.ValidAfter)))
+		all = append(all, fmt.Sprintf("the host certificate is not valid before %s: clients that trust its authority refuse it until then", certTime(cert.ValidAfter)))
 	case cert.ValidBefore != ssh.CertTimeInfinity && cert.ValidBefore <= at+uint64(certSoon/time.Second):
 		all = append(all, fmt.Sprintf("the host certificate expires at %s", certTime(cert.ValidBefore)))
 	}

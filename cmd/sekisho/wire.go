@@ -119,6 +119,9 @@ func (s *setup) readHostKeys() strictyaml.Problems {
 	s.hostKeys, problems = readHostKeys(s.paths(s.settings.HostKeys))
 	if problems.Err() == nil { // or certificates would seem to be of no key
 		s.hostCerts, found = readHostCertificates(s.paths(s.settings.HostCertificates), s.hostKeys, time.Now())
+		if found.Err() == nil {
+			found = append(found, uncertified(s.paths(s.settings.HostKeys), s.hostKeys, s.hostCerts)...)
+		}
 	}
 	return append(problems, found...)
 }
