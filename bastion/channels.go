@@ -203,11 +203,7 @@ func (c *connection) globalRequest(_ gl.Context, _ *gl.Server, req *ssh.Request)
 	c.announceHostKeys()
 	switch {
 	case req.Type == proveRequest:
-		answer, err := c.proveHostKeys(req.Payload)
-		if err == nil {
-			return true, answer
-		}
-		c.denyRequest(req.Type, err.Error())
+		c.answerProof(req)
 	case strings.HasPrefix(req.Type, "keepalive@"):
 		// A failure is what a sign of life gets; it is one too.
 	case req.Type == "no-more-sessions@openssh.com":

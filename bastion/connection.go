@@ -57,9 +57,12 @@ type connection struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc // with *endCause
 
-	hostKeys  *hostKeys   // by which the client knows the server, as they were when it came
-	announced atomic.Bool // to the client
-	proofs    int         // that it has asked for; globalRequest's
+	hostKeys  *hostKeys     // by which the client knows the server, as they were when it came
+	announced atomic.Bool   // to the client, or about to be
+	told      chan struct{} // closed once they are
+	proofs    atomic.Int32  // that it has asked for
+	proving   sync.Mutex    // held until one is answered
+	lingered  atomic.Bool   // see lingerForProof
 
 	login login // before the login is finished; only the handshake's goroutine uses it
 
@@ -96,7 +99,7 @@ func newConnection(s *Server, conn net.Conn) *connection {
 	tune(conn, &s.limits)
 	c.wire = newWire(conn, seat, func(err error) { c.cancel(lostCause(err)) }, c.took)
 	c.backlog = newBacklog(s.limits)
-	c.hostKeys = s.hostKeys.Load()
+	c.hostKeys, c.told = s.hostKeys.Load(), make(chan struct{})
 	c.dials = make(chan struct{}, s.limits.MaxPendingDialsPerConnection)
 	c.busy.Store(clock())
 	return c

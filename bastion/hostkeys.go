@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -114,7 +115,12 @@ var deaf = regexp.MustCompile(`^SSH-2\.0-(Cisco-1\.|TeraTerm SSH|TTSSH/1\.5\.|TT
 // asks for calls it, and for one that asks for nothing, tend.
 func (c *connection) announceHostKeys() {
 	conn := c.ssh()
-	if conn == nil || !c.announced.CompareAndSwap(false, true) || deaf.Match(conn.ClientVersion()) || !c.begin() {
+	if conn == nil || !c.announced.CompareAndSwap(false, true) {
+		return
+	}
+	if deaf.Match(conn.ClientVersion()) || !c.begin() {
+		c.lingered.Store(true)
+		close(c.told)
 		return
 	}
 	var payload []byte
@@ -124,19 +130,46 @@ func (c *connection) announceHostKeys() {
 	go func() {
 		defer c.handlers.Done()
 		defer c.recovered()
+		defer close(c.told)
 		conn.SendRequest(hostKeysRequest, false, payload)
 	}()
 }
 
-// proveHostKeys answers a request to prove keys: a signature by each, or an
-// error, which is for the record. Only global requests call it, one after
-// another.
+// lingerForProof lets a client have its proof before its first session ends, with
+// which OpenSSH ends the connection. If it wants one, it has asked for that before
+// the session's command, and the request is about to be taken up.
+func (c *connection) lingerForProof() {
+	if !c.lingered.CompareAndSwap(false, true) {
+		return
+	}
+	for waited := 0; c.proofs.Load() == 0 && waited < 4; waited++ {
+		time.Sleep(5 * time.Millisecond)
+	}
+	c.proving.Lock() // until it is answered
+	defer c.proving.Unlock()
+}
+
+// answerProof answers a request to prove keys.
+func (c *connection) answerProof(req *ssh.Request) {
+	c.proving.Lock()
+	defer c.proving.Unlock()
+	c.proofs.Add(1)
+	answer, err := c.proveHostKeys(req.Payload)
+	if err != nil {
+		c.denyRequest(req.Type, err.Error())
+	}
+	req.Reply(err == nil, answer)
+	req.WantReply = false // it is answered
+}
+
+// proveHostKeys returns a signature by each key that is to be proven, or an error,
+// which is for the record.
 func (c *connection) proveHostKeys(payload []byte) ([]byte, error) {
 	conn := c.ssh()
 	if conn == nil {
 		return nil, errors.New("before the login")
 	}
-	if c.proofs++; c.proofs > maxProofs {
+	if c.proofs.Load() > maxProofs {
 		return nil, fmt.Errorf("more than %d requests on one connection", maxProofs)
 	}
 	blobs, err := readStrings(payload, len(c.hostKeys.keys))

@@ -29,6 +29,10 @@ func (c *connection) session(ch ssh.NewChannel, answered func()) {
 		ch.Reject(ssh.ResourceShortage, fmt.Sprintf("sekisho: more than %d sessions on one connection", maxSessions))
 		return
 	}
+	select {
+	case <-c.told: // first, so that what the client then asks for comes before its command
+	case <-c.ctx.Done():
+	}
 	channel, requests, err := ch.Accept()
 	if err != nil {
 		discardUnread(ch)
@@ -67,6 +71,7 @@ func (c *connection) answerSession(channel ssh.Channel, requests <-chan *ssh.Req
 				}
 				status = uint32(a.run(ctx, out, err))
 			}
+			c.lingerForProof()
 			channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status}))
 			channel.CloseWrite()
 		}()
