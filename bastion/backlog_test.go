@@ -40,6 +40,7 @@ func withStuckTarget(t *testing.T) bastion.Dialer {
 func peak(t *testing.T) (most func() uint64) {
 	t.Helper()
 	was := debug.SetGCPercent(20) // what is garbage hides what is held
+	runtime.GC()                  // and so does that of other tests
 	t.Cleanup(func() { debug.SetGCPercent(was) })
 	var high atomic.Uint64
 	stop := make(chan struct{})
