@@ -55,9 +55,12 @@ e2e: peers
 	@echo "== e2e: stock clients, real peers, the binary"
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 9m ./e2e
 
-# The mixed load, which ends by itself: memory, goroutines and descriptors stay
-# where they are, the log verifies, every forward has one end.
+# Each fault a thousand times, which takes some minutes, and then the mixed load,
+# which ends by itself: memory, goroutines and descriptors stay where they are,
+# the log verifies, every forward has one end.
 soak: peers
+	@echo "== soak: a thousand of each fault"
+	SEKISHO_SOAK=1 $(GO) test -count=1 -timeout 30m -run 'FaultsAre|ClientsWhoseNetworkVanished|HostsFileThat' ./bastion
 	@echo "== soak: load, faults and attacks for $(SOAKTIME)"
 	SEKISHO_SOAK=1 SEKISHO_SOAK_TIME=$(SOAKTIME) $(GO) test -count=1 -v -timeout 25h -run MixedLoad ./e2e
 
