@@ -253,7 +253,10 @@ func TestChannelsThatAreNeverClosedHarmNobody(t *testing.T) {
 	goroutinesReturn(t)
 	b := bastiontest.Start(t, bastiontest.Options{Policy: twoUsers, Limits: func(l *bastion.Limits) { l.HalfClosed = 2 * time.Second }})
 	w := watch(t, b, nil)
-	port := bastiontest.Target(t, func(c *net.TCPConn) { c.SetLinger(0) })
+	port := bastiontest.Target(t, func(c *net.TCPConn) {
+		time.Sleep(100 * time.Millisecond) // until the dial is over, which the reset would fail
+		c.SetLinger(0)
+	})
 	r := logIn(t, b)
 	for i := range uint32(100) {
 		r.OpenTarget(i, 1<<20, "target", port)
@@ -265,7 +268,7 @@ func TestChannelsThatAreNeverClosedHarmNobody(t *testing.T) {
 			}
 		}
 	}()
-	b.Book.Await(t, audit.ForwardClose, 10) // others were reset before they were open
+	b.Book.Await(t, audit.ForwardClose, 50)
 	w.unharmed()
 	if rec := hasEnded(t, b.Book); rec.Reason != "never_closed" {
 		t.Errorf("%s", rec.AppendJSON(nil))
