@@ -47,7 +47,7 @@ vet:
 # Fuzz targets run on their seeds here.
 unit:
 	@echo "== unit: each package, with the race detector"
-	CGO_ENABLED=1 $(GO) test -race -timeout 15m $(packages)
+	CGO_ENABLED=1 $(GO) test -race -timeout 8m $(packages)
 
 # Which tests use the server built with -race and which the static one, the
 # package's comment says.
