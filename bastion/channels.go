@@ -31,6 +31,7 @@ func (c *connection) directTCPIP(ch ssh.NewChannel, answered func()) {
 	}
 	if limit != nil {
 		ch.Reject(ssh.ResourceShortage, forwarder.refuse(c.ctx, *c.principal(), ask, limit).Message)
+		c.countRefusal()
 		return
 	}
 	dialled := sync.OnceFunc(func() { <-c.dials })
@@ -56,6 +57,9 @@ func (c *connection) directTCPIP(ch ssh.NewChannel, answered func()) {
 	})
 	if !asked.Load() {
 		ch.Reject(rejection(refusal.Kind), refusal.Message)
+		if refusal.denied {
+			c.countRefusal()
+		}
 		return
 	}
 	if <-done; stream != nil {

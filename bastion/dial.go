@@ -25,14 +25,14 @@ func (f *Forwarder) connect(ctx context.Context, fw *forward, addrs []netip.Addr
 				return nil, f.deny(fw, ByPolicy, decided(d), f.mayNot(fw, d.Reason))
 			}
 			f.end(fw, audit.ForwardFail, decided(d))
-			return nil, &Refusal{ByPolicy, fw.sentence(f.mayNot(fw, d.Reason))}
+			return nil, &Refusal{Kind: ByPolicy, Message: fw.sentence(f.mayNot(fw, d.Reason))}
 		}
 		if cause := f.live.carriedBy(fw); cause != nil {
 			if i == 0 {
 				return nil, f.turnAway(fw, cause)
 			}
 			f.end(fw, audit.ForwardFail, cause)
-			return nil, &Refusal{ByResource, fw.sentence("too many forwards at once: " + cause.detail)}
+			return nil, &Refusal{Kind: ByResource, Message: fw.sentence("too many forwards at once: " + cause.detail)}
 		}
 		if refusal := f.recordDial(ctx, fw, i == 0, failed); refusal != nil {
 			return nil, refusal
@@ -53,9 +53,9 @@ func (f *Forwarder) connect(ctx context.Context, fw *forward, addrs []netip.Addr
 	f.end(fw, audit.ForwardFail, cause)
 	if fw.cutting.Err() != nil {
 		kind, said := f.cutWords(fw, cause)
-		return nil, &Refusal{kind, fw.sentence(said)}
+		return nil, &Refusal{Kind: kind, Message: fw.sentence(said)}
 	}
-	return nil, &Refusal{ByNetwork, fw.sentence(dialWords(fw, cause.reason))}
+	return nil, &Refusal{Kind: ByNetwork, Message: fw.sentence(dialWords(fw, cause.reason))}
 }
 
 // recordDial records that fw's address is about to be dialled: the first one,
@@ -91,12 +91,12 @@ func (f *Forwarder) recordDial(ctx context.Context, fw *forward, first bool, fai
 		// An open that is, or may yet be, in the log must get its end.
 		f.end(fw, audit.ForwardFail, cause)
 		if left {
-			return &Refusal{ByNetwork, fw.sentence(dialWords(fw, cause.reason))}
+			return &Refusal{Kind: ByNetwork, Message: fw.sentence(dialWords(fw, cause.reason))}
 		}
 	}
 	f.logLine(fw).WithError(err).Error("forward refused: the audit log cannot be written")
 	f.recordFailed()
-	return &Refusal{ByResource, fw.sentence(logFailedWords)}
+	return &Refusal{Kind: ByResource, Message: fw.sentence(logFailedWords)}
 }
 
 // dial connects to addr with this address's share of what is left of ctx, so

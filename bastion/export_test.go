@@ -21,6 +21,12 @@ const (
 	RenewalFree  = renewalFree
 )
 
+// What bounds refusals of forwards.
+const (
+	RefusalBurst = refusalBurst
+	RefusalEvery = refusalEvery
+)
+
 // ForgetRenewals lets every user renew his keys as if he had not done so yet.
 func ForgetRenewals(s *Server) { s.renewals.forget(time.Now().Add(time.Hour)) }
 

@@ -67,6 +67,8 @@ type Stream interface {
 type Refusal struct {
 	Kind    RefusalKind
 	Message string
+
+	denied bool // and recorded as that: nothing was dialled
 }
 
 // RefusalKind says whose refusal it is.
@@ -312,7 +314,7 @@ func (f *Forwarder) confirm(fw *forward, target net.Conn, accept func() (Stream,
 		cause = &endCause{reasonClientGone, "the client did not read that the forward is open"}
 	}
 	f.end(fw, end, cause)
-	return nil, &Refusal{ByNetwork, fw.sentence("not confirmed")}
+	return nil, &Refusal{Kind: ByNetwork, Message: fw.sentence("not confirmed")}
 }
 
 // endPanicked gives a forward that a panic carries off its end.

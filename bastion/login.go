@@ -185,7 +185,11 @@ func plainKey(key ssh.PublicKey) ssh.PublicKey {
 
 // admit makes the connection p's, if he may come in now and there is room.
 func (c *connection) admit(p *Principal) (reason authz.Reason, detail string, err error) {
-	if cause := c.server.gate.login(p.User); cause != nil {
+	cause := limitCause("forwards refused at once", refusalBurst)
+	if !c.server.refusals.half(p.User, time.Now()) {
+		cause = c.server.gate.login(p.User)
+	}
+	if cause != nil {
 		c.login.noRoom = cause
 		return "", "", &ssh.BannerError{Message: "sekisho: not now: " + cause.detail + "\r\n"}
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -30,43 +29,10 @@ const (
 	maxEarlyRenewals = 2
 )
 
-// renewals tells how long renewals of keys must wait.
-type renewals struct {
-	mu sync.Mutex
-	// paid is until when the renewals of a user use up what he may.
-	paid map[string]time.Time
-}
-
-// take counts a renewal by a connection of user that has moved so many bytes
-// since the last one, and returns how long it must wait.
-func (r *renewals) take(user string, moved int64, now time.Time) time.Duration {
-	if moved >= renewalFree {
-		return 0
-	}
-	cost := renewalEvery * time.Duration(renewalFree-moved) / renewalFree
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.paid == nil {
-		r.paid = map[string]time.Time{}
-	}
-	paid := r.paid[user]
-	if paid.Before(now) {
-		paid = now
-	}
-	paid = paid.Add(cost)
-	r.paid[user] = paid
-	return paid.Sub(now) - renewalBurst*renewalEvery
-}
-
-// forget forgets users who have not renewed for long.
-func (r *renewals) forget(now time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for user, paid := range r.paid {
-		if paid.Before(now) {
-			delete(r.paid, user)
-		}
-	}
+// renewal is what a renewal costs its user, by a connection that has moved so
+// many bytes since the last one.
+func renewal(moved int64) time.Duration {
+	return renewalEvery * time.Duration(renewalFree-min(moved, renewalFree)) / renewalFree
 }
 
 // keyExchange is called in every key exchange, when the server has computed
@@ -86,7 +52,11 @@ func (c *connection) keyExchange() error {
 		c.end(cause)
 		return errors.New(cause.detail)
 	}
-	wait := c.server.renewals.take(p.User, moved, time.Now())
+	cost := renewal(moved)
+	if cost == 0 {
+		return nil
+	}
+	wait := c.server.renewals.take(p.User, cost, time.Now())
 	if wait <= 0 {
 		return nil
 	}

@@ -77,9 +77,10 @@ type Server struct {
 	flood     *flood
 	now       func() time.Time // Config.Now
 	rekey     uint64           // Config.RekeyThreshold
-	renewals  renewals
-	audit     AuditCommand  // Config.Audit
-	readers   chan struct{} // has one in it for each who reads the log
+	renewals  allowance        // of keys: see rekey.go
+	refusals  allowance        // of forwards: see refusals.go
+	audit     AuditCommand     // Config.Audit
+	readers   chan struct{}    // has one in it for each who reads the log
 
 	maxBacklog  int64 // Config.MaxBacklog
 	acceptLines throttle
@@ -115,6 +116,8 @@ func New(c Config) (*Server, error) {
 		acceptLines: throttle{every: time.Second},
 		gateLines:   throttle{every: floodWindow}, penaltyLines: throttle{every: floodWindow},
 		penalised: newPenalised(c.Penalties),
+		renewals:  newAllowance(renewalEvery, renewalBurst),
+		refusals:  newAllowance(refusalEvery, refusalBurst),
 		rekey:     c.RekeyThreshold, maxBacklog: cmp.Or(c.MaxBacklog, maxBacklog()),
 		now:   c.Now,
 		audit: c.Audit, readers: make(chan struct{}, maxReaders),
@@ -311,6 +314,7 @@ func (s *Server) tend(ctx context.Context) {
 			return
 		case <-tick.C:
 			s.renewals.forget(time.Now())
+			s.refusals.forget(time.Now())
 			set := wall.step(s.now()) != 0
 			conns := s.connections()
 			for _, c := range conns {
