@@ -209,8 +209,8 @@ func (s *Server) accept(conn net.Conn) {
 		cause = s.enter(source)
 	}
 	if cause != nil {
+		s.forwarder.counts.refused(cause.reason) // before its client can know
 		conn.Close()
-		s.forwarder.counts.refused(cause.reason)
 		if n, ok := s.gateLines.take(time.Now()); ok {
 			s.log.WithFields(logrus.Fields{fieldSource: addr, fieldReason: cause.reason, fieldDetail: cause.detail, "times": n}).Warn("connection refused")
 		}
