@@ -36,11 +36,11 @@ func (a *allowance) take(user string, cost time.Duration, now time.Time) (beyond
 	return paid.Sub(now) - time.Duration(a.burst)*a.every
 }
 
-// half reports whether user has used more than half of what he may do at once.
-func (a *allowance) half(user string, now time.Time) bool {
+// give gives back what user has paid and was not given.
+func (a *allowance) give(user string, cost time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.paid[user].Sub(now) > time.Duration(a.burst)*a.every/2
+	a.paid[user] = a.paid[user].Add(-cost)
 }
 
 // forget forgets users who have done nothing for long.

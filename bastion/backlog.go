@@ -180,7 +180,9 @@ func unread(ch ssh.NewChannel) int64 {
 	}
 	at := func(f reflect.StructField) unsafe.Pointer { return unsafe.Add(v.UnsafePointer(), f.Offset) }
 	queue := *(*chan *ssh.Request)(at(libraryChannel.requests))
-	held := int64(len(ch.ExtraData())) + int64(len(queue))*maxPacket
+	// What follows the type of channel is copied when its packet is read, and
+	// once more when it is looked into; the packet may be kept as well.
+	held := 3*int64(len(ch.ExtraData())+len(ch.ChannelType())) + int64(len(queue))*maxPacket
 	for _, f := range []reflect.StructField{libraryChannel.data, libraryChannel.stderr} {
 		held += (*(**unreadBuffer)(at(f))).size()
 	}

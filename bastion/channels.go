@@ -28,10 +28,11 @@ func (c *connection) directTCPIP(ch ssh.NewChannel, answered func()) {
 	if limit == nil {
 		defer c.forwards.Add(-1)
 		limit = c.takeDial()
+	} else {
+		c.countRefusal()
 	}
 	if limit != nil {
 		ch.Reject(ssh.ResourceShortage, forwarder.refuse(c.ctx, *c.principal(), ask, limit).Message)
-		c.countRefusal()
 		return
 	}
 	dialled := sync.OnceFunc(func() { <-c.dials })
@@ -57,7 +58,7 @@ func (c *connection) directTCPIP(ch ssh.NewChannel, answered func()) {
 	})
 	if !asked.Load() {
 		ch.Reject(rejection(refusal.Kind), refusal.Message)
-		if refusal.denied {
+		if refusal.own {
 			c.countRefusal()
 		}
 		return
@@ -181,7 +182,7 @@ func (c *connection) refuseRequest(req *ssh.Request) {
 	if !req.WantReply || !c.begin() {
 		return
 	}
-	req.Payload = nil
+	req.Payload, req.Type = nil, "" // each may be as long as a packet
 	c.owesAnswer()
 	go func() {
 		defer c.handlers.Done()
@@ -225,6 +226,7 @@ func (c *connection) denyRequest(what, detail string) {
 	if c.denials.Add(1) > maxDenials || !c.begin() {
 		return
 	}
+	c.countRefusal()
 	rec := c.record(audit.RequestDeny)
 	rec.Request, rec.Detail, rec.Reason = what, detail, "not_served"
 	go func() {

@@ -27,6 +27,10 @@ const (
 	// up goroutines without end.
 	maxUnanswered = 1024
 
+	// maxName bounds the name of a type of channel. RFC 4251 section 6 allows
+	// 64 bytes; the library, a packet full.
+	maxName = 1024
+
 	// maxSessions bounds the session channels of a connection, as sshd's
 	// MaxSessions does.
 	maxSessions = 10
@@ -202,6 +206,11 @@ func (c *connection) channel(handle func(*connection, ssh.NewChannel, func())) g
 			return
 		}
 		defer c.handlers.Done()
+		if n := len(ch.ChannelType()); n > maxName {
+			// The channel holds it until its refusal is read.
+			c.end(&endCause{reasonProtocol, fmt.Sprintf("a type of channel of %d bytes", n)})
+			return
+		}
 		c.announceHostKeys()
 		c.backlog.add(ch)
 		defer c.backlog.remove(ch)
@@ -226,6 +235,7 @@ func (c *connection) tooLate(ch ssh.NewChannel) {
 	if ask, err := parseDirectTCPIP(ch.ExtraData()); ch.ChannelType() == "direct-tcpip" && err == nil {
 		ask.At = time.Now()
 		c.server.forwarder.tooLate(c.ctx, *c.principal(), ask)
+		c.countRefusal()
 	}
 }
 

@@ -144,9 +144,13 @@ func (f *Forwarder) lookAgain(ctx context.Context, name followed, n *followedNam
 	default:
 		return
 	}
+	if f.descriptors.take(pendingDescriptors) != nil { // clients go first
+		<-fo.slots
+		return
+	}
 	n.asked, n.jitter, n.looking = now, 0.9+0.2*rand.Float64(), true
 	fo.lookups.Go(func() {
-		defer func() { <-fo.slots }()
+		defer func() { f.descriptors.give(pendingDescriptors); <-fo.slots }()
 		limited, cancel := context.WithTimeout(ctx, f.limits.DialTimeout/2) // as for a forward that is opened
 		defer cancel()
 		addrs, err := f.lookup(limited, name.host, name.dns)

@@ -68,7 +68,7 @@ type Refusal struct {
 	Kind    RefusalKind
 	Message string
 
-	denied bool // and recorded as that: nothing was dialled
+	own bool // what the user asks for is to blame, not a network or others who use the server
 }
 
 // RefusalKind says whose refusal it is.
@@ -358,7 +358,9 @@ func (f *Forwarder) turnAway(fw *forward, cause *endCause) *Refusal {
 	if cause.reason == reasonLimit {
 		said = "too many forwards at once: " + said
 	}
-	return f.deny(fw, ByResource, cause, said)
+	refusal := f.deny(fw, ByResource, cause, said)
+	refusal.own = cause.reason == reasonLimit && !isServers(cause)
+	return refusal
 }
 
 // byClient reports whether it was the client who ended.

@@ -457,3 +457,40 @@ func TestDataPastTheWindowEndsTheConnection(t *testing.T) {
 	}
 	b.Book.Check(t)
 }
+
+// The names of channels and requests may be as long as a packet, and are kept
+// until the refusal is read.
+func TestLongNamesThatWaitForTheirRefusalToBeReadAreNotHeld(t *testing.T) {
+	long := strings.Repeat("x", 200<<10)
+	t.Run("a type of channel", func(t *testing.T) {
+		b := bastiontest.Start(t, bastiontest.Options{})
+		r := logIn(t, b)
+		r.Open(long, 0, 1<<20, nil)
+		if rec := hasEnded(t, b.Book); rec.Reason != "protocol_error" {
+			t.Errorf("%s", rec.AppendJSON(nil))
+		}
+	})
+	t.Run("requests of a forward", func(t *testing.T) {
+		b := bastiontest.Start(t, bastiontest.Options{Policy: twoUsers, Limits: func(l *bastion.Limits) { l.KeepaliveInterval = 0 }})
+		w := watch(t, b, nil)
+		r := logIn(t, b)
+		port := bastiontest.Target(t, pour)
+		r.OpenTarget(0, 1<<31-1, "target", port)
+		r.Await(91)
+		time.Sleep(500 * time.Millisecond) // the client's socket is full
+		most := peak(t)
+		for n := 0; n < 1100 && r.Send(append([]byte{98}, ssh.Marshal(struct {
+			Channel uint32
+			Type    string
+			Reply   bool
+		}{0, long, true})...)) == nil; n++ {
+		}
+		if rec := hasEnded(t, b.Book); rec.Reason != "flood" {
+			t.Errorf("%s", rec.AppendJSON(nil))
+		}
+		if high := most(); high > 100<<20 {
+			t.Errorf("%d MiB of heap in use", high>>20)
+		}
+		w.unharmed()
+	})
+}

@@ -3,6 +3,7 @@ package bastion
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -73,6 +74,11 @@ func (l *live) carriedBy(fw *forward) *endCause {
 	l.byGrant[by]++
 	l.carrier[fw] = by
 	return nil
+}
+
+// isServers reports whether cause is a limit on all users together.
+func isServers(cause *endCause) bool {
+	return strings.HasPrefix(cause.detail, "max_forwards, ") || strings.HasPrefix(cause.detail, "descriptors, ")
 }
 
 // limitCause tells which of limits.max_… is reached.

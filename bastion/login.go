@@ -185,8 +185,8 @@ func plainKey(key ssh.PublicKey) ssh.PublicKey {
 
 // admit makes the connection p's, if he may come in now and there is room.
 func (c *connection) admit(p *Principal) (reason authz.Reason, detail string, err error) {
-	cause := limitCause("forwards refused at once", refusalBurst)
-	if !c.server.refusals.half(p.User, time.Now()) {
+	cause := limitCause("refusals at once", refusalBurst)
+	if !c.server.refusals.isAway(p.User, time.Now()) {
 		cause = c.server.gate.login(p.User)
 	}
 	if cause != nil {

@@ -28,7 +28,7 @@ func (f *Forwarder) deny(fw *forward, kind RefusalKind, cause *endCause, said st
 			f.recordFailed()
 		}
 	})
-	return &Refusal{Kind: kind, Message: fw.sentence(said), denied: true}
+	return &Refusal{Kind: kind, Message: fw.sentence(said), own: kind == ByPolicy}
 }
 
 // logFailed ends what runs, and what has not yet come to that.

@@ -1,6 +1,7 @@
 package bastion_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -46,7 +47,7 @@ grants:
 		bob.echoes()
 		b.login(b.Bob).open("target").echoes()
 
-		time.Sleep(bastion.RefusalBurst*bastion.RefusalEvery/2 + time.Second)
+		time.Sleep(bastion.RefusalBurst * bastion.RefusalEvery / 2)
 		b.login(b.Alice).open("target").echoes()
 	})
 }
@@ -67,6 +68,30 @@ grants:
 				t.Fatal("it is opened")
 			}
 		}
+		alice.open("target").echoes()
+	})
+}
+
+// What fails for all is not held against one.
+func TestAnOutageIsNotARefusalOfWhoAsks(t *testing.T) {
+	const policy = `users:
+  - {name: alice, keys: ["{alice}"]}
+targets:
+  - {name: a, hosts: [target], ports: ["22"]}
+grants:
+  - {name: all, users: [alice], to: [a]}
+`
+	inBubble(t, policy, func(t *testing.T, b *bubble) {
+		alice := b.login(b.Alice)
+		running := alice.open("target")
+		b.Book.Fail(errors.New("no room"))
+		for range 2 * bastion.RefusalBurst {
+			if _, err := alice.Dial("tcp", "target:22"); err == nil {
+				t.Fatal("it is opened")
+			}
+		}
+		b.Book.Fail(nil)
+		running.echoes()
 		alice.open("target").echoes()
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -71,7 +72,11 @@ func (c *connection) keyExchange() error {
 	case <-turn.C:
 		return nil
 	case <-c.ctx.Done():
+		c.server.renewals.give(p.User, cost)
 		return context.Cause(c.ctx)
+	case <-c.wire.closed: // by the library, which waits for this
+		c.server.renewals.give(p.User, cost)
+		return net.ErrClosed
 	}
 }
 

@@ -78,9 +78,9 @@ type Server struct {
 	now       func() time.Time // Config.Now
 	rekey     uint64           // Config.RekeyThreshold
 	renewals  allowance        // of keys: see rekey.go
-	refusals  allowance        // of forwards: see refusals.go
-	audit     AuditCommand     // Config.Audit
-	readers   chan struct{}    // has one in it for each who reads the log
+	refusals  refusals
+	audit     AuditCommand  // Config.Audit
+	readers   chan struct{} // has one in it for each who reads the log
 
 	maxBacklog  int64 // Config.MaxBacklog
 	acceptLines throttle
@@ -117,7 +117,7 @@ func New(c Config) (*Server, error) {
 		gateLines:   throttle{every: floodWindow}, penaltyLines: throttle{every: floodWindow},
 		penalised: newPenalised(c.Penalties),
 		renewals:  newAllowance(renewalEvery, renewalBurst),
-		refusals:  newAllowance(refusalEvery, refusalBurst),
+		refusals:  refusals{allowance: newAllowance(refusalEvery, refusalBurst), away: map[string]time.Time{}},
 		rekey:     c.RekeyThreshold, maxBacklog: cmp.Or(c.MaxBacklog, maxBacklog()),
 		now:   c.Now,
 		audit: c.Audit, readers: make(chan struct{}, maxReaders),

@@ -30,7 +30,7 @@ type metrics struct {
 }
 
 // mostScrapers bounds the connections at once; the next wait to be accepted.
-const mostScrapers = 64
+const mostScrapers = 16
 
 // listenMetrics listens where the settings say.
 func (svc *service) listenMetrics() (*metrics, error) {
