@@ -72,6 +72,7 @@ grants:
 		Limits: func(l *bastion.Limits) {
 			l.DialTimeout = 3 * time.Second
 			l.MaxStartupsPerSource, l.MaxForwardsPerConnection = 100, 1000 // those owed to a target that stalls count for 2 s
+			l.MaxBacklogPerConnection = 1 << 30                            // and so do their bytes
 		},
 	})
 	f.client = f.Dial()
