@@ -23,8 +23,8 @@ import (
 
 const (
 	// maxUnanswered bounds the channel opens of a connection that wait for
-	// their answer, and the requests of its forwards that do. A client that asks and never reads would otherwise pile
-	// up goroutines without end.
+	// their answer, and the requests of its forwards that do. A client that
+	// asks and never reads would otherwise pile up goroutines without end.
 	maxUnanswered = 1024
 
 	// maxName bounds the name of a type of channel. RFC 4251 section 6 allows

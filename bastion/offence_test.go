@@ -296,6 +296,7 @@ func TestARefusedSourceIsToldToTheAdministrator(t *testing.T) {
 			synctest.Wait()
 		}
 		g.letIn(stranger)
+		synctest.Wait()
 		for _, want := range []string{
 			`msg="a source is refused, for what it did before logging in" for=20s`, "offence=bad_bytes", "source=" + stranger + "/32", "penalties.exempt",
 			`msg="connection refused" detail="its source is refused for another 20s" reason=penalty`,
