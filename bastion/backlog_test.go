@@ -257,19 +257,17 @@ func TestLargeRequestsOfAClientThatDoesNotReadAreBounded(t *testing.T) {
 		}, "keepalive"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := bastiontest.Start(t, bastiontest.Options{Limits: func(l *bastion.Limits) {
+			listener := newDeafener(t)
+			b := bastiontest.Start(t, bastiontest.Options{Listener: listener, Limits: func(l *bastion.Limits) {
 				l.KeepaliveInterval = 0
 				if c.want == "keepalive" {
 					l.KeepaliveInterval, l.KeepaliveMaxMissed = 2*time.Second, 1
 				}
 			}})
 			works := beside(t, b)
-			full := bastiontest.Target(t, pour)
 			raw := logIn(t, b)
-			raw.OpenTarget(0, 1<<31-1, "target", full)
-			b.Book.Await(t, audit.ForwardOpen, 2)
-			raw.Await(91)
-			time.Sleep(500 * time.Millisecond) // the client's socket is full
+			openEcho(t, raw, 0, bastiontest.Target(t, bastiontest.Echo))
+			listener.deafen(raw)
 			most := peak(t)
 			sent := uint32(0)
 			for sent < 4000 && c.send(raw, sent+1) == nil {

@@ -175,7 +175,7 @@ func neverRead(t *testing.T, floods ...flood) {
 			return j >= 0
 		})
 		t.Logf("%s: %d packets; ended after %v: %s, %s", c.name, n, rec.Duration.Round(time.Millisecond), rec.Reason, rec.Detail)
-		if rec.Reason != c.ends && rec.Reason != "keepalive" { // which an overloaded machine comes to first
+		if rec.Reason != c.ends && rec.Reason != "keepalive" && rec.Reason != "client_lost" { // which an overloaded machine comes to first
 			t.Errorf("%s: it ends as %s, want %s", c.name, rec.Reason, c.ends)
 		}
 	}
@@ -471,16 +471,14 @@ func TestLongNamesThatWaitForTheirRefusalToBeReadAreNotHeld(t *testing.T) {
 		}
 	})
 	t.Run("requests of a forward", func(t *testing.T) {
-		b := bastiontest.Start(t, bastiontest.Options{Policy: twoUsers, Limits: func(l *bastion.Limits) { l.KeepaliveInterval = 0 }})
+		listener := newDeafener(t)
+		b := bastiontest.Start(t, bastiontest.Options{Policy: twoUsers, Listener: listener, Limits: func(l *bastion.Limits) { l.KeepaliveInterval = 0 }})
 		w := watch(t, b, nil)
 		r := logIn(t, b)
-		port := bastiontest.Target(t, pour)
-		r.OpenTarget(0, 1<<31-1, "target", port)
-		r.Await(91)
-		time.Sleep(500 * time.Millisecond) // the client's socket is full
+		openEcho(t, r, 0, bastiontest.Target(t, bastiontest.Echo))
+		listener.deafen(r)
 		most := peak(t)
-		// More than may wait, since some are answered while its socket has room.
-		for n := 0; n < 5000 && r.Send(append([]byte{98}, ssh.Marshal(struct {
+		for n := 0; n < 1100 && r.Send(append([]byte{98}, ssh.Marshal(struct {
 			Channel uint32
 			Type    string
 			Reply   bool
