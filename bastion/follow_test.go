@@ -188,7 +188,7 @@ func TestANameThatIsBackBeforeTheGraceClosesNothing(t *testing.T) {
 
 func TestANameIsLookedUpOnceForAllItsForwardsAndOnlyWhileThereAreAny(t *testing.T) {
 	following(t, func(t *testing.T, b *bubble, names *changing) {
-		const many = 1000
+		const many = 200
 		c := b.login(b.Alice)
 		var forwards []*bubbleForward
 		for range many {
