@@ -53,7 +53,7 @@ func (c *connection) directTCPIP(ch ssh.NewChannel, answered func()) {
 			return nil, err
 		}
 		answered()
-		stream = newChannelStream(channel, requests, c.refuseRequest)
+		stream = newChannelStream(channel, requests, c.refuseRequest, c.traffic)
 		return stream, nil
 	})
 	if !asked.Load() {
@@ -154,17 +154,19 @@ func parseDirectTCPIP(payload []byte) (Ask, error) {
 	}, nil
 }
 
-// channelStream is the Stream of an SSH channel.
+// channelStream is the Stream of an SSH channel. Its Read, Write and Close are
+// in latency.go.
 type channelStream struct {
 	ssh.Channel
+	lane *lane
 	gone chan struct{}
 }
 
 // newChannelStream has the channel's requests refused: an unread one would
 // stall the whole connection. Their end is the sign that the client has closed
 // the channel.
-func newChannelStream(ch ssh.Channel, requests <-chan *ssh.Request, refuse func(*ssh.Request)) *channelStream {
-	s := &channelStream{Channel: ch, gone: make(chan struct{})}
+func newChannelStream(ch ssh.Channel, requests <-chan *ssh.Request, refuse func(*ssh.Request), traffic *traffic) *channelStream {
+	s := &channelStream{Channel: ch, lane: &lane{traffic: traffic}, gone: make(chan struct{})}
 	go func() {
 		defer close(s.gone)
 		for req := range requests {

@@ -38,6 +38,11 @@ const (
 	// maxDenials bounds the request.deny records of one connection; beyond
 	// it requests are still refused, and counted in conn.close.
 	maxDenials = 32
+
+	// keepaliveRequest is what sshd asks, too (OpenSSH's PROTOCOL has no word
+	// on it; every client answers it, with a failure as RFC 4254 section 4
+	// wants for what it does not know).
+	keepaliveRequest = "keepalive@openssh.com"
 )
 
 // Reasons of the ends of connections, beside those of forwards.
@@ -55,6 +60,7 @@ type connection struct {
 	id      string
 	wire    *wire
 	backlog *backlog
+	traffic *traffic
 	source  netip.AddrPort
 	started time.Time
 
@@ -83,7 +89,6 @@ type connection struct {
 	denials    atomic.Int32 // requests refused
 	busy       atomic.Int64 // when a channel was last open: see clock
 	pings      int          // keepalives sent since the client was last heard; tend's
-	pinging    atomic.Bool  // a keepalive waits for its answer
 	closing    atomic.Bool  // the wire is closed, or about to be
 
 	exchanges int                           // of keys; like waited, of the library's goroutine that makes them
@@ -103,6 +108,7 @@ func newConnection(s *Server, conn net.Conn) *connection {
 	tune(conn, &s.limits)
 	c.wire = newWire(conn, seat, func(err error) { c.cancel(lostCause(err)) }, c.took)
 	c.backlog = newBacklog(s.limits)
+	c.traffic = newTraffic(c.ctx.Done(), c.ask, func() (time.Duration, float64) { return tcpPath(conn) })
 	c.hostKeys, c.told = s.hostKeys.Load(), make(chan struct{})
 	c.dials = make(chan struct{}, s.limits.MaxPendingDialsPerConnection)
 	c.busy.Store(clock())
@@ -350,18 +356,33 @@ func notAdmitted(reason authz.Reason, detail string) *endCause {
 // what counts is that bytes come. While one ping waits for its answer, others
 // are sent that want none: the answer to each would have to be awaited.
 func (c *connection) ping() {
-	conn := c.ssh()
-	if conn == nil {
-		return
+	if conn := c.ssh(); conn != nil && !c.ask() {
+		go func() {
+			defer c.recovered()
+			conn.SendRequest(keepaliveRequest, false, nil)
+		}()
 	}
-	first := c.pinging.CompareAndSwap(false, true)
+}
+
+// ask sends a keepalive that wants an answer, and goes on while the traffic
+// wants more of them. It reports false if one waits for its answer already: the
+// library would hold a second one back until then.
+func (c *connection) ask() bool {
+	conn := c.ssh()
+	if conn == nil || !c.traffic.beginAsking(clock()) {
+		return false
+	}
 	go func() {
 		defer c.recovered()
-		conn.SendRequest("keepalive@openssh.com", first, nil)
-		if first {
-			c.pinging.Store(false)
+		for again := true; again; {
+			sent := c.traffic.sent.Load()
+			if _, _, err := conn.SendRequest(keepaliveRequest, true, nil); err != nil {
+				return // the connection is over
+			}
+			again = c.traffic.answered(sent, clock())
 		}
 	}()
+	return true
 }
 
 // record is a record about this connection.
