@@ -53,6 +53,7 @@ const (
 	aheadLeast = 32 << 10
 	aheadMost  = 96 << 10
 	aheadPath  = 2.5
+	aheadEver  = 1 << 30
 
 	// rateWindow is over how long at least the rate is measured. Answers come
 	// in bursts, and each by itself would tell of a much faster line.
@@ -322,5 +323,7 @@ func (t *traffic) setLimit(now int64) {
 		rate = max(float64(t.read-t.rateFrom)/elapsed.Seconds(), t.rate*7/8)
 	}
 	t.rate, t.rateFrom, t.rateAt = rate, t.read, now
-	t.limit = min(max(int64(rate*aheadTime.Seconds()), aheadLeast), aheadMost) + int64(aheadPath*rate*roundTrip.Seconds())
+	line := min(max(rate*aheadTime.Seconds(), aheadLeast), aheadMost)
+	path := min(aheadPath*rate*roundTrip.Seconds(), aheadEver) // what a kernel tells may be anything
+	t.limit = int64(line + path)
 }
