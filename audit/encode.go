@@ -62,6 +62,7 @@ func (r *Record) appendBody(b []byte) []byte {
 	b = appendField(b, "key", r.Key)
 	b = appendCertificate(b, r.Cert)
 	b = appendField(b, "client", r.Client)
+	b = appendField(b, "hassh", r.Hassh)
 	b = appendAddrPort(b, "source", r.Source)
 	b = appendEndpoint(b, "originator", "ip", r.Originator)
 	b = appendEndpoint(b, "target", "host", r.Target)

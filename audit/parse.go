@@ -46,6 +46,7 @@ func ParseRecord(line []byte) (Record, error) {
 		r.Cert = p.certificate()
 	}
 	p.field("client", &r.Client)
+	p.field("hassh", &r.Hassh)
 	if p.has("source") {
 		r.Source = p.addrPort()
 	}

@@ -73,6 +73,7 @@ type Record struct {
 	Key      string // fingerprint of the proven key; in auth.fail of the last one offered
 	Cert     Certificate
 	Client   string // the client's version string
+	Hassh    string // MD5 of what the client offers in its first KEXINIT; in auth.ok and auth.fail
 
 	Source     netip.AddrPort // the peer of the TCP connection
 	Originator Endpoint       // what the client claims; never decided by

@@ -195,10 +195,12 @@ func (c *connection) handshakeAndServe() {
 		},
 		RequestHandlers: map[string]gl.RequestHandler{"default": c.globalRequest},
 	}
-	greeting := &greeting{Conn: c.wire}
-	server.HandleConn(greeting)
+	c.wire.greet(serverVersion+"\r\n", c.server.greetingWait)
+	server.HandleConn(c.wire)
 	if !c.login.begun {
-		c.login.client = greeting.version()
+		// The library tells it only of a client that goes on to log in, and it
+		// is wanted most of one that cannot.
+		c.login.client, _ = c.wire.before.greeting.said()
 	}
 }
 

@@ -104,7 +104,7 @@ func knows(policy *authz.Policy, key ssh.PublicKey, reason authz.Reason) bool {
 func (c *connection) serverConfig() *ssh.ServerConfig {
 	config := &ssh.ServerConfig{
 		Config: ssh.Config{
-			KeyExchanges: keyExchanges, Ciphers: ciphers, MACs: macs, RekeyThreshold: c.server.rekey,
+			KeyExchanges: keyExchanges, Ciphers: c.ciphers(), MACs: macs, RekeyThreshold: c.server.rekey,
 		},
 		PublicKeyAuthAlgorithms: signatures,
 		ServerVersion:           serverVersion,
@@ -124,6 +124,23 @@ func (c *connection) serverConfig() *ssh.ServerConfig {
 		config.AddHostKey(signsAfter(key, c.keyExchange))
 	}
 	return config
+}
+
+// ciphers are those that the client is offered.
+func (c *connection) ciphers() []string {
+	if c.server.greetingWait == 0 {
+		return ciphers
+	}
+	_, first := c.wire.before.greeting.said()
+	return ciphersFor(first)
+}
+
+// hassh is that of the client's first KEXINIT, or "".
+func (c *connection) hassh() string {
+	if _, first := c.wire.before.greeting.said(); first != nil {
+		return first.hassh
+	}
+	return ""
 }
 
 // beginLogin is called once a client may send requests to log in.
@@ -222,11 +239,11 @@ func (c *connection) holdsBy(policy *authz.Policy, p *Principal) (reason authz.R
 
 func (c *connection) recordLogin(p *Principal, algorithm string) {
 	rec := c.record(audit.AuthOK)
-	rec.Detail = "signed with " + algorithm
+	rec.Hassh, rec.Detail = c.hassh(), "signed with "+algorithm
 	c.server.forwarder.counts.login("ok", "")
 	c.server.forwarder.write(func() { c.append(rec) }) // a login reaches nothing: no disk holds it up
 	line := c.line().WithFields(logrus.Fields{
-		fieldLogin: printable(p.Login), fieldKey: p.Key, fieldClient: printable(p.Client),
+		fieldLogin: printable(p.Login), fieldKey: p.Key, fieldClient: printable(p.Client), fieldHassh: rec.Hassh,
 	})
 	if p.Cert != nil {
 		line = line.WithFields(logrus.Fields{"authority": p.Cert.Authority, "key_id": printable(p.Cert.KeyID), "serial": p.Cert.Serial})
@@ -311,8 +328,8 @@ func (l *login) finish(c *connection, ended *endCause) {
 		detail += fmt.Sprintf("; %d offers were refused, of which %d are named", l.refused, len(l.offered))
 	}
 	rec := c.record(audit.AuthFail)
-	rec.Login, rec.Client, rec.Reason, rec.Detail = l.user, l.client, reason, detail
-	line = line.WithFields(logrus.Fields{fieldLogin: printable(l.user), fieldClient: printable(l.client), fieldReason: reason, fieldDetail: printable(detail)})
+	rec.Login, rec.Client, rec.Hassh, rec.Reason, rec.Detail = l.user, l.client, c.hassh(), reason, detail
+	line = line.WithFields(logrus.Fields{fieldLogin: printable(l.user), fieldClient: printable(l.client), fieldHassh: rec.Hassh, fieldReason: reason, fieldDetail: printable(detail)})
 	for _, o := range l.offered {
 		rec.Key = o.key
 		rec.Offered = append(rec.Offered, rec.Key)

@@ -16,6 +16,7 @@ const (
 	fieldLogin   = "login"
 	fieldKey     = "key"
 	fieldClient  = "client"
+	fieldHassh   = "hassh"
 	fieldSource  = "source"
 	fieldTarget  = "target"
 	fieldAddress = "address"

@@ -432,7 +432,7 @@ func texts(what string, values []string, in func(r *audit.Record, has func(strin
 func anyString(r *audit.Record, has func(string) bool) bool {
 	for _, s := range []string{
 		r.Bastion, r.Run, string(r.Type), r.Conn, r.Forward, r.Entrance, r.User, r.Login, r.Key, r.Cert.Authority, r.Cert.KeyID,
-		r.Client, r.Originator.Host, r.Target.Host, r.Grant, r.Policy, r.Request, r.Reason, r.Detail,
+		r.Client, r.Hassh, r.Originator.Host, r.Target.Host, r.Grant, r.Policy, r.Request, r.Reason, r.Detail,
 	} {
 		if has(s) {
 			return true

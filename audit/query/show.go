@@ -223,6 +223,9 @@ func tellRecord(r *audit.Record) (title string, lines []string) {
 		if r.Client != "" {
 			add("client %s", word(r.Client))
 		}
+		if r.Hassh != "" {
+			add("hassh %s", word(r.Hassh))
+		}
 	case audit.AuthFail:
 		title = "login failed: " + who(r) + fromWhere(r)
 		for _, k := range r.Offered {
