@@ -132,7 +132,11 @@ func (c *connection) ciphers() []string {
 		return ciphers
 	}
 	_, first := c.wire.before.greeting.said()
-	return ciphersFor(first)
+	chosen := ciphersFor(first)
+	if len(chosen) == len(gcmCiphers) {
+		c.wire.merger = new(merger)
+	}
+	return chosen
 }
 
 // hassh is that of the client's first KEXINIT, or "".

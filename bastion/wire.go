@@ -27,6 +27,9 @@ type wire struct {
 
 	before beforeLogin
 
+	more   *readAhead // after the login; nil: the socket is read as it is
+	merger *merger    // nil: packets are written as the library does
+
 	left   int           // bytes that may be read before begun; negative: any. The reader's, see pace
 	begun  chan struct{} // closed when a login begins
 	closed chan struct{}
@@ -36,6 +39,7 @@ type wire struct {
 func newWire(c net.Conn, seat *seat, lost func(error), took func(n int)) *wire {
 	w := &wire{Conn: c, lost: lost, took: took, left: -1, begun: make(chan struct{}), closed: make(chan struct{})}
 	w.before.seat = seat
+	w.more = newReadAhead(c)
 	w.heard.Store(clock())
 	return w
 }
@@ -44,7 +48,12 @@ func (w *wire) Read(p []byte) (int, error) {
 	if !w.before.over.Load() || len(w.before.ahead) > 0 {
 		return w.readBeforeLogin(p)
 	}
-	return w.read(p)
+	if w.more == nil {
+		return w.read(p)
+	}
+	n, came, err := w.more.Read(p)
+	w.came(came, err)
+	return n, err
 }
 
 func (w *wire) read(p []byte) (int, error) {
@@ -60,18 +69,23 @@ func (w *wire) read(p []byte) (int, error) {
 		p = p[:min(len(p), w.left)]
 	}
 	n, err := w.Conn.Read(p)
+	if w.left > 0 {
+		w.left -= n
+	}
+	w.came(n, err)
+	return n, err
+}
+
+// came notes what came of a read from the socket.
+func (w *wire) came(n int, err error) {
 	if n > 0 {
 		w.heard.Store(clock())
 		w.moved.Add(int64(n))
 		w.took(n)
 	}
-	if w.left > 0 {
-		w.left -= n
-	}
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) { // that is the end of greetingWait only
 		w.failed(err)
 	}
-	return n, err
 }
 
 // Write ends the connection when it fails: nothing can be answered any more.
@@ -82,13 +96,21 @@ func (w *wire) Write(p []byte) (int, error) {
 		}
 		w.before.writes.Add(1)
 	}
-	n, err := w.Conn.Write(p)
-	w.moved.Add(int64(n))
+	n, sent, err := w.write(p)
+	w.moved.Add(int64(sent))
 	if err != nil {
 		w.failed(err)
 		w.Close()
 	}
 	return n, err
+}
+
+func (w *wire) write(p []byte) (n, sent int, err error) {
+	if w.merger != nil {
+		return w.merger.write(w.Conn, p)
+	}
+	n, err = w.Conn.Write(p)
+	return n, n, err
 }
 
 func (w *wire) Close() error {

@@ -212,7 +212,7 @@ func (svc *service) open() error {
 		Recorder: svc.book, Limits: s.settings.Limits, Penalties: s.settings.Penalties, Log: svc.log,
 		Progress: s.settings.Audit.Progress, CloseOnLogFailure: s.settings.Audit.OnFailure == "close",
 		Audit:       svc.auditOverSSH,
-		Descriptors: descriptors,
+		Descriptors: descriptors, CipherByClient: !s.settings.PreferAESGCM,
 	})
 	if err != nil {
 		return err

@@ -40,6 +40,7 @@ type Settings struct {
 	Audit             AuditSettings
 	Admin             struct{ Socket string }
 	Metrics           MetricsSettings
+	PreferAESGCM      bool
 	Limits            bastion.Limits
 	Penalties         bastion.Penalties
 	Confine           string // auto, require or off
@@ -73,8 +74,9 @@ func defaultSettings() Settings {
 			Progress: 5 * time.Minute, OnFailure: "keep",
 			Syslog: SyslogSettings{Facility: 13}, // log audit
 		},
-		Limits:    bastion.DefaultLimits(),
-		Penalties: bastion.DefaultPenalties(),
+		PreferAESGCM: true,
+		Limits:       bastion.DefaultLimits(),
+		Penalties:    bastion.DefaultPenalties(),
 	}
 	s.Penalties.Exempt = []netip.Prefix{}
 	s.DNS.Zones = []string{}
@@ -142,6 +144,7 @@ var settings = slices.Concat([]setting{
 	{"admin.socket", text, func(n *strictyaml.Node, s *Settings) { readPathOrNone(n, &s.Admin.Socket) }},
 	{"metrics.listen", text, readMetricsListen},
 	{"metrics.pprof", plain, readMetricsPprof},
+	{"prefer_aes_gcm", plain, func(n *strictyaml.Node, s *Settings) { n.Bool(&s.PreferAESGCM) }},
 	wait("login_grace", func(l *bastion.Limits) *time.Duration { return &l.LoginGrace }),
 	atMost("max_auth_tries", bastion.MostAuthTries, func(l *bastion.Limits) *int { return &l.MaxAuthTries }),
 	count("max_startups", func(l *bastion.Limits) *int { return &l.MaxStartups }),

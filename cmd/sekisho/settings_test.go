@@ -34,6 +34,7 @@ audit: {dir: audit, key: log_key, segment_size: 256MiB, segment_age: 24h, retain
   syslog: {address: "", ca: "", cert: "", key: "", facility: 13, cursor: ""}}
 admin: {socket: run/sekisho.sock}
 metrics: {listen: "", pprof: false}
+prefer_aes_gcm: true
 limits:
   login_grace: 30s
   max_auth_tries: 20
@@ -82,6 +83,7 @@ hosts: ../hosts
 networks: [10.0.0.0/16, "fd00::/64", 127.0.0.1/32]
 dns: {zones: [corp.example, example.net]}
 watch: true
+prefer_aes_gcm: false
 audit: {dir: /var/log/sekisho, key: /etc/log.key, segment_size: 1GiB, segment_age: 1h30m, progress: 0s, on_failure: close,
   syslog: {address: "tls://siem.example:6514", ca: ca.pem, facility: 16}}
 limits: {login_grace: 5s, max_auth_tries: 1, keepalive_interval: 0s, idle_forward: 8h, drain_timeout: 0s}
@@ -95,6 +97,7 @@ penalties: {auth_fail: 1m, no_auth: 0s, max: 1h, exempt: [192.0.2.0/24, "2001:db
 	want.Networks = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16"), netip.MustParsePrefix("fd00::/64"), netip.MustParsePrefix("127.0.0.1/32")}
 	want.DNS.Zones = []string{"corp.example", "example.net"}
 	want.Watch = true
+	want.PreferAESGCM = false
 	want.Audit.Dir, want.Audit.Key, want.Audit.SegmentSize, want.Audit.SegmentAge = "/var/log/sekisho", "/etc/log.key", 1<<30, 90*time.Minute
 	want.Audit.Progress, want.Audit.OnFailure = 0, "close"
 	want.Audit.Syslog.Address, want.Audit.Syslog.CA, want.Audit.Syslog.Facility = "tls://siem.example:6514", "ca.pem", 16

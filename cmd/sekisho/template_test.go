@@ -51,7 +51,7 @@ func TestTemplateIsTheDefaults(t *testing.T) {
 var inFileOrder = strings.Fields(`version name listen host_keys host_certificates policy hosts networks dns.zones watch authorized_keys_dir revoked_keys locks
 	audit.dir audit.key audit.segment_size audit.segment_age audit.retain_age audit.retain_size audit.progress audit.on_failure
 	audit.syslog.address audit.syslog.ca audit.syslog.cert audit.syslog.key audit.syslog.facility audit.syslog.cursor
-	admin.socket metrics.listen metrics.pprof confine limits.login_grace limits.max_auth_tries limits.max_startups limits.max_startups_per_source
+	admin.socket metrics.listen metrics.pprof confine prefer_aes_gcm limits.login_grace limits.max_auth_tries limits.max_startups limits.max_startups_per_source
 	limits.max_connections limits.max_connections_per_user limits.max_forwards limits.max_forwards_per_connection
 	limits.max_forwards_per_user limits.max_pending_dials_per_connection limits.max_backlog_per_connection
 	limits.dial_timeout limits.keepalive_interval
