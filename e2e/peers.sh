@@ -1,6 +1,7 @@
 #!/bin/sh
 # The tests run against real peers: OpenSSH on both ends, MariaDB, rsync, curl,
-# rsyslog, and systemd-analyze, which judges the unit files.
+# rsyslog, the clients of Dropbear and PuTTY, and systemd-analyze, which judges the
+# unit files.
 # This script makes sure that they are here. As root on a Debian it installs
 # what is missing; elsewhere it fails with the line to type.
 #
@@ -10,10 +11,10 @@ set -eu
 
 PATH="$PATH:/usr/sbin:/sbin"
 
-packages="openssh-server openssh-client mariadb-server mariadb-client rsync netcat-openbsd iproute2 util-linux e2fsprogs curl gcc libc6-dev rsyslog rsyslog-openssl systemd"
+packages="openssh-server openssh-client mariadb-server mariadb-client rsync netcat-openbsd iproute2 util-linux e2fsprogs curl gcc libc6-dev rsyslog rsyslog-openssl systemd dropbear-bin putty-tools"
 
 missing() {
-	for program in ssh scp sftp ssh-keygen ssh-agent ssh-add sshd mariadbd mariadb mariadb-install-db rsync nc ip nsenter mkfs.ext4 curl gcc rsyslogd systemd-analyze; do
+	for program in ssh scp sftp ssh-keygen ssh-agent ssh-add sshd mariadbd mariadb mariadb-install-db rsync nc ip nsenter mkfs.ext4 curl gcc rsyslogd systemd-analyze dbclient dropbearconvert plink puttygen; do
 		command -v "$program" >/dev/null 2>&1 || printf ' %s' "$program"
 	done
 	[ -x /usr/lib/openssh/sftp-server ] || [ -x /usr/libexec/openssh/sftp-server ] ||
