@@ -38,26 +38,19 @@ var (
 )
 
 // gcmCiphers are those of ciphers that cost the least where the CPU has
-// instructions for AES, and aeadCiphers those that need no MAC.
-var (
-	gcmCiphers  = []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM}
-	aeadCiphers = append(slices.Clone(gcmCiphers), ssh.CipherChaCha20Poly1305)
-)
-
-// ciphersFor are the ciphers for a client that offers those of first, which may
-// be nil: AES-GCM alone where it takes that, else all.
+// instructions for AES. A client that offers them is offered no others.
 //
 // The client's preference wins, and that of OpenSSH is ChaCha20-Poly1305, for
 // which this library has no vector instructions: with it a gigabyte costs more
 // than twice the CPU time that it costs with AES-GCM. To leave it out is the
 // only way to steer. It stays out when keys are renewed: a client that offers
 // no AES-GCM then ends its connection, as RFC 4253 section 7.1 has it.
-func ciphersFor(first *kexInit) []string {
-	if first != nil && first.gcm && fastGCM {
-		return gcmCiphers
-	}
-	return ciphers
-}
+//
+// aeadCiphers are those that need no MAC.
+var (
+	gcmCiphers  = []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM}
+	aeadCiphers = append(slices.Clone(gcmCiphers), ssh.CipherChaCha20Poly1305)
+)
 
 // fastGCM is whether the CPU has the instructions by which Go computes AES-GCM.
 // Without them it is the slowest of all.

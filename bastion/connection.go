@@ -74,6 +74,8 @@ type connection struct {
 	proving   sync.Mutex    // held until one is answered
 	lingered  atomic.Bool   // see lingerForProof
 
+	ciphers []string // that the client is offered
+
 	login login // before the login is finished; only the handshake's goroutine uses it
 
 	proven  atomic.Pointer[Principal] // set by the login, before any channel exists
@@ -196,11 +198,21 @@ func (c *connection) handshakeAndServe() {
 		RequestHandlers: map[string]gl.RequestHandler{"default": c.globalRequest},
 	}
 	c.wire.greet(serverVersion+"\r\n", c.server.greetingWait)
+	c.chooseCiphers()
 	server.HandleConn(c.wire)
 	if !c.login.begun {
 		// The library tells it only of a client that goes on to log in, and it
 		// is wanted most of one that cannot.
 		c.login.client, _ = c.wire.before.greeting.said()
+	}
+}
+
+// chooseCiphers is called when the client has been greeted.
+func (c *connection) chooseCiphers() {
+	c.ciphers = ciphers
+	if _, first := c.wire.before.greeting.said(); c.server.greetingWait > 0 && fastGCM && first != nil && first.gcm {
+		c.ciphers = gcmCiphers
+		c.wire.merger = new(merger)
 	}
 }
 

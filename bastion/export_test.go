@@ -55,3 +55,6 @@ func LimitNoTraffic(s *Server) {
 		c.traffic.mu.Unlock()
 	}
 }
+
+// FastGCM is whether clients that offer AES-GCM get it on this CPU.
+var FastGCM = fastGCM

@@ -23,7 +23,7 @@ type kexInit struct {
 	hassh string
 
 	// gcm says that the client offers AES-GCM both ways, and that the full list
-	// of ciphers would have led to a cipher and a MAC too. See ciphersFor.
+	// of ciphers would have led to a cipher and a MAC too. See gcmCiphers.
 	gcm bool
 }
 

@@ -104,7 +104,7 @@ func knows(policy *authz.Policy, key ssh.PublicKey, reason authz.Reason) bool {
 func (c *connection) serverConfig() *ssh.ServerConfig {
 	config := &ssh.ServerConfig{
 		Config: ssh.Config{
-			KeyExchanges: keyExchanges, Ciphers: c.ciphers(), MACs: macs, RekeyThreshold: c.server.rekey,
+			KeyExchanges: keyExchanges, Ciphers: c.ciphers, MACs: macs, RekeyThreshold: c.server.rekey,
 		},
 		PublicKeyAuthAlgorithms: signatures,
 		ServerVersion:           serverVersion,
@@ -124,19 +124,6 @@ func (c *connection) serverConfig() *ssh.ServerConfig {
 		config.AddHostKey(signsAfter(key, c.keyExchange))
 	}
 	return config
-}
-
-// ciphers are those that the client is offered.
-func (c *connection) ciphers() []string {
-	if c.server.greetingWait == 0 {
-		return ciphers
-	}
-	_, first := c.wire.before.greeting.said()
-	chosen := ciphersFor(first)
-	if len(chosen) == len(gcmCiphers) {
-		c.wire.merger = new(merger)
-	}
-	return chosen
 }
 
 // hassh is that of the client's first KEXINIT, or "".
@@ -247,8 +234,11 @@ func (c *connection) recordLogin(p *Principal, algorithm string) {
 	c.server.forwarder.counts.login("ok", "")
 	c.server.forwarder.write(func() { c.append(rec) }) // a login reaches nothing: no disk holds it up
 	line := c.line().WithFields(logrus.Fields{
-		fieldLogin: printable(p.Login), fieldKey: p.Key, fieldClient: printable(p.Client), fieldHassh: rec.Hassh,
+		fieldLogin: printable(p.Login), fieldKey: p.Key, fieldClient: printable(p.Client),
 	})
+	if rec.Hassh != "" {
+		line = line.WithField(fieldHassh, rec.Hassh)
+	}
 	if p.Cert != nil {
 		line = line.WithFields(logrus.Fields{"authority": p.Cert.Authority, "key_id": printable(p.Cert.KeyID), "serial": p.Cert.Serial})
 	}
@@ -333,7 +323,10 @@ func (l *login) finish(c *connection, ended *endCause) {
 	}
 	rec := c.record(audit.AuthFail)
 	rec.Login, rec.Client, rec.Hassh, rec.Reason, rec.Detail = l.user, l.client, c.hassh(), reason, detail
-	line = line.WithFields(logrus.Fields{fieldLogin: printable(l.user), fieldClient: printable(l.client), fieldHassh: rec.Hassh, fieldReason: reason, fieldDetail: printable(detail)})
+	line = line.WithFields(logrus.Fields{fieldLogin: printable(l.user), fieldClient: printable(l.client), fieldReason: reason, fieldDetail: printable(detail)})
+	if rec.Hassh != "" {
+		line = line.WithField(fieldHassh, rec.Hassh)
+	}
 	for _, o := range l.offered {
 		rec.Key = o.key
 		rec.Offered = append(rec.Offered, rec.Key)

@@ -124,6 +124,7 @@ func TestBulkIsTheSameWhenBothSidesRenewTheirKeys(t *testing.T) {
 	}{
 		{"the server alone", nil, bulkSize() / 4},
 		{"both", []string{"-o", "RekeyLimit=16M"}, bulkSize()},
+		{"both, with the cipher that OpenSSH prefers", []string{"-o", "RekeyLimit=16M", "-c", "chacha20-poly1305@openssh.com"}, bulkSize() / 4},
 	} {
 		t.Run(c.name, func(t *testing.T) { testBulkOfAServerThatRenewsItsKeys(t, c.size, c.options) })
 	}
