@@ -31,13 +31,13 @@ func TestAClientThatOffersAESGCMGetsNothingElse(t *testing.T) {
 			}
 			b := bastiontest.Start(t, bastiontest.Options{Config: func(c *bastion.Config) { c.CipherByClient = test.byClient }})
 			config := b.ClientConfig("alice", b.Alice)
-			config.Ciphers, config.MACs, config.KeyExchanges = test.offers, []string{"hmac-sha2-512"}, []string{"curve25519-sha256"}
+			config.Ciphers, config.MACs, config.KeyExchanges = test.offers, []string{"hmac-sha2-512"}, []string{"ecdh-sha2-nistp256"}
 			client := b.DialAs(config)
 			got := client.Conn.(ssh.AlgorithmsConnMetadata).Algorithms()
 			if got.Read.Cipher != test.want || got.Write.Cipher != test.want {
 				t.Errorf("%s and %s, want %s", got.Read.Cipher, got.Write.Cipher, test.want)
 			}
-			kex := "curve25519-sha256,ext-info-c,kex-strict-c-v00@openssh.com"
+			kex := "ecdh-sha2-nistp256,ext-info-c,kex-strict-c-v00@openssh.com"
 			sum := md5.Sum([]byte(strings.Join([]string{kex, strings.Join(test.offers, ","), "hmac-sha2-512", "none"}, ";")))
 			rec := b.Book.Await(t, audit.AuthOK, 1)
 			if want := fmt.Sprintf("%x", sum); rec.Hassh != want || !strings.Contains(b.Lines.String(), "hassh="+want) {
