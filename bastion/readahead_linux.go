@@ -10,9 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readAheadSize is how much is read from a client's socket at a time. The
-// library asks for 4 KiB, then for the rest of a packet.
-const readAheadSize = 128 << 10
+// readAheadSize is how much more is read from a client's socket than is asked
+// for. The library asks for 4 KiB, then for the rest of a packet, which has
+// 32 KiB: so each of the packets that follow each other is one read, and most of
+// it goes straight to where the library wants it. An upload costs the server
+// about a fifth less CPU time than with two or three reads a packet. With
+// 128 KiB, all of them copied, it was a sixth.
+const readAheadSize = 36 << 10
 
 var readAheads = sync.Pool{New: func() any { return new([readAheadSize]byte) }}
 
@@ -25,7 +29,11 @@ type readAhead struct {
 
 	buf  *[readAheadSize]byte // nil: nothing is left
 	left []byte               // of buf
-	err  error                // of fill
+
+	// Of a read that waits.
+	into [2][]byte // what is asked for, and buf
+	n    int       // bytes that came
+	err  error
 }
 
 // newReadAhead returns nil if conn is no socket.
@@ -46,32 +54,37 @@ func newReadAhead(conn net.Conn) *readAhead {
 // Read returns what is left, or waits for more; then came is how much that was.
 func (r *readAhead) Read(p []byte) (n, came int, err error) {
 	if r.buf == nil {
-		r.err = nil
-		if err := r.raw.Read(r.fill); err != nil {
-			return 0, 0, err
+		r.into[0], r.n, r.err = p, 0, nil
+		err := r.raw.Read(r.fill)
+		r.into = [2][]byte{}
+		if err == nil {
+			err = r.err
 		}
-		if r.err != nil {
-			return 0, 0, r.err
-		}
-		came = len(r.left)
+		return min(r.n, len(p)), r.n, err
 	}
 	n = copy(p, r.left)
 	if r.left = r.left[n:]; len(r.left) == 0 {
 		r.give()
 	}
-	return n, came, nil
+	return n, 0, nil
 }
 
 // read is called when there may be something to read; false: there is not.
 func (r *readAhead) read(fd uintptr) bool {
 	r.buf = readAheads.Get().(*[readAheadSize]byte)
-	n, err := unix.Read(int(fd), r.buf[:])
+	r.into[1] = r.buf[:]
+	n, err := unix.Readv(int(fd), r.into[:])
 	for err == unix.EINTR {
-		n, err = unix.Read(int(fd), r.buf[:])
+		n, err = unix.Readv(int(fd), r.into[:])
 	}
+	asked := len(r.into[0])
 	switch {
+	case n > asked:
+		r.n, r.left = n, r.buf[:n-asked]
+		return true
 	case n > 0:
-		r.left = r.buf[:n]
+		r.n = n
+		r.give()
 		return true
 	case err == nil:
 		r.err = io.EOF
