@@ -346,15 +346,6 @@ func (l *Log) commit(n int) error {
 	if err := l.held(); err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
-	if l.seg != nil {
-		if err := l.seg.check(); err != nil {
-			// What was in it is lost. Were the file put back, its records would
-			// count again.
-			l.gone(err)
-			l.seg.Close()
-			l.seg = nil
-		}
-	}
 	now := l.opts.now()
 	if err := l.rotate(now); err != nil {
 		return fmt.Errorf("audit: %w", err)

@@ -178,7 +178,7 @@ func unread(ch ssh.NewChannel) int64 {
 	if v.Type() != libraryChannel.Type {
 		return 0
 	}
-	at := func(f reflect.StructField) unsafe.Pointer { return unsafe.Add(v.UnsafePointer(), f.Offset) }
+	at := func(f reflect.StructField) unsafe.Pointer { return fieldOf(v, f) }
 	queue := *(*chan *ssh.Request)(at(libraryChannel.requests))
 	// What follows the type of channel is copied when its packet is read, and
 	// once more when it is looked into; the packet may be kept as well.
@@ -187,6 +187,20 @@ func unread(ch ssh.NewChannel) int64 {
 		held += (*(**unreadBuffer)(at(f))).size()
 	}
 	return held
+}
+
+func fieldOf(channel reflect.Value, f reflect.StructField) unsafe.Pointer {
+	return unsafe.Add(channel.UnsafePointer(), f.Offset)
+}
+
+// unreadData is where x/crypto/ssh holds the bytes of a channel that nobody has
+// read; nil if ch is none of its channels.
+func unreadData(ch ssh.Channel) *unreadBuffer {
+	v := reflect.ValueOf(ch)
+	if v.Type() != libraryChannel.Type {
+		return nil
+	}
+	return *(**unreadBuffer)(fieldOf(v, libraryChannel.data))
 }
 
 // unreadBuffer and unreadPacket are what x/crypto/ssh calls buffer and element:
@@ -200,6 +214,14 @@ type unreadBuffer struct {
 type unreadPacket struct {
 	buf  []byte
 	next *unreadPacket
+}
+
+// ready reports whether there is something to read. It does not tell of the
+// end.
+func (b *unreadBuffer) ready() bool {
+	b.L.Lock()
+	defer b.L.Unlock()
+	return b.head != b.tail || len(b.head.buf) > 0
 }
 
 func (b *unreadBuffer) size() (n int64) {

@@ -158,15 +158,16 @@ func parseDirectTCPIP(payload []byte) (Ask, error) {
 // in latency.go.
 type channelStream struct {
 	ssh.Channel
-	lane *lane
-	gone chan struct{}
+	lane   *lane
+	gone   chan struct{}
+	unread *unreadBuffer // nil: not known
 }
 
 // newChannelStream has the channel's requests refused: an unread one would
 // stall the whole connection. Their end is the sign that the client has closed
 // the channel.
 func newChannelStream(ch ssh.Channel, requests <-chan *ssh.Request, refuse func(*ssh.Request), traffic *traffic) *channelStream {
-	s := &channelStream{Channel: ch, lane: &lane{traffic: traffic}, gone: make(chan struct{})}
+	s := &channelStream{Channel: ch, lane: &lane{traffic: traffic}, gone: make(chan struct{}), unread: unreadData(ch)}
 	go func() {
 		defer close(s.gone)
 		for req := range requests {
@@ -195,6 +196,9 @@ func (c *connection) refuseRequest(req *ssh.Request) {
 }
 
 func (s *channelStream) Gone() <-chan struct{} { return s.gone }
+
+// Ready reports whether bytes are there to read.
+func (s *channelStream) Ready() bool { return s.unread != nil && s.unread.ready() }
 
 // unknownChannel refuses every other type of channel: x11, agent,
 // direct-streamlocal@openssh.com, tun@openssh.com …

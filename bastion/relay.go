@@ -14,7 +14,13 @@ import (
 )
 
 const (
-	relayBuffer = 32 << 10 // the largest payload of a channel's packet in x/crypto/ssh
+	// relayBuffer is twice the largest payload of a channel's packet in
+	// x/crypto/ssh: so the target's socket is read and written half as often.
+	relayBuffer = 64 << 10
+
+	// firstBytes is what a wait for the client's bytes holds, in place of a
+	// buffer. What people type fits in.
+	firstBytes = 512
 
 	// flushStall is how long a target may take no byte of what a client sent
 	// before it went. Such bytes are still owed to the target, but one that
@@ -230,17 +236,16 @@ type sideError struct {
 func (e *sideError) Error() string { return e.err.Error() }
 func (e *sideError) Unwrap() error { return e.err }
 
-var buffers = sync.Pool{New: func() any { return new([relayBuffer]byte) }}
-
 // copyUp copies from client to target until the client's bytes have ended,
 // and tells the target so.
 func (r *relayed) copyUp() {
 	defer panicked(r.up)
-	buf := buffers.Get().(*[relayBuffer]byte)
-	defer buffers.Put(buf)
+	client := clientReader{Stream: r.client}
+	client.ready, _ = r.client.(readyStream)
+	defer client.lent.giveBack()
 	for {
-		n, err := r.client.Read(buf[:])
-		if werr := r.writeTarget(buf[:n]); werr != nil {
+		p, err := client.next()
+		if werr := r.writeTarget(p); werr != nil {
 			r.up <- werr
 			return
 		}
@@ -274,14 +279,15 @@ func (r *relayed) writeTarget(p []byte) error {
 func (r *relayed) copyDown() {
 	defer close(r.downOver)
 	defer panicked(r.down)
-	buf := buffers.Get().(*[relayBuffer]byte)
-	defer buffers.Put(buf)
+	target := newTargetReader(r.target)
+	defer target.lent.giveBack()
 	for {
-		n, err := r.target.Read(buf[:])
-		if n > 0 {
-			n, werr := r.client.Write(buf[:n])
+		p, err := target.next()
+		if len(p) > 0 {
+			n, werr := r.client.Write(p)
 			r.countDown(n)
 			if werr != nil {
+				target.lent.giveBack()
 				r.down <- &sideError{false, werr}
 				io.Copy(io.Discard, r.target)
 				return

@@ -341,6 +341,7 @@ func (svc *service) run(ctx context.Context, hangup <-chan os.Signal) error {
 	living, die := context.WithCancel(context.Background())
 	defer die()
 	go svc.alive(living, svc.manager)
+	go tendGarbage(living)
 
 	var err, cause error
 	for cause == nil {
