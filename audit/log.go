@@ -200,6 +200,11 @@ func (l *Log) enqueue(ctx context.Context, rec Record) error {
 		return ErrClosed
 	}
 
+	return l.await(ctx, w)
+}
+
+// await returns what became of a record that is queued; see Append.
+func (l *Log) await(ctx context.Context, w *waiter) error {
 	select {
 	case err := <-w.done:
 		l.free(w)
@@ -221,6 +226,60 @@ func (l *Log) enqueue(ctx context.Context, rec Record) error {
 		}
 		return <-w.done
 	}
+}
+
+// A Pending is a record that is on its way to stable storage: see Start.
+type Pending struct {
+	log *Log
+	w   *waiter
+	end string // of which forward it is the end, or ""
+}
+
+// Start is the beginning of Append and waits for nothing: one of the two that
+// wait has to be called next. It returns nil if the record cannot be taken at
+// once. Who is to wait for a while, and then to leave the rest to another, needs
+// no goroutine for it.
+func (l *Log) Start(rec Record) *Pending {
+	select {
+	case <-l.closing:
+		return nil
+	default:
+	}
+	w := l.newWaiter(&rec)
+	p := &Pending{log: l, w: w}
+	if rec.Type.Ends() {
+		p.end = rec.Forward
+	}
+	select {
+	case l.queue <- w:
+		return p
+	default:
+		l.free(w)
+		return nil
+	}
+}
+
+// WaitFor waits so long. If done is false it may be called again, or Wait.
+func (p *Pending) WaitFor(most time.Duration) (done bool, err error) {
+	patience := time.NewTimer(most)
+	defer patience.Stop()
+	select {
+	case err = <-p.w.done:
+		p.log.free(p.w)
+		return true, p.untell(err)
+	case <-patience.C:
+		return false, nil
+	}
+}
+
+// Wait returns what Append would have.
+func (p *Pending) Wait(ctx context.Context) error { return p.untell(p.log.await(ctx, p.w)) }
+
+func (p *Pending) untell(err error) error {
+	if err != nil && p.end != "" {
+		p.log.untell(p.end)
+	}
+	return err
 }
 
 // warn is opts.Warn.

@@ -413,20 +413,27 @@ func (c *connection) append(rec audit.Record) error {
 	ctx, cancel := context.WithTimeout(context.Background(), c.server.limits.DialTimeout)
 	defer cancel()
 	err := c.server.forwarder.recorder.Append(ctx, rec)
-	if err != nil {
-		c.line().WithError(err).Errorf("%s is not recorded", rec.Type)
-		c.server.forwarder.recordFailed()
-	}
+	c.appended(rec.Type, err)
 	return err
 }
 
+// appended says if a record could not be written.
+func (c *connection) appended(t audit.Type, err error) {
+	if err != nil {
+		c.line().WithError(err).Errorf("%s is not recorded", t)
+		c.server.forwarder.recordFailed()
+	}
+}
+
 // line is the start of an operational line about this connection.
-func (c *connection) line() *logrus.Entry {
+func (c *connection) line() *logrus.Entry { return c.server.log.WithFields(c.fields()) }
+
+func (c *connection) fields() logrus.Fields {
 	fields := logrus.Fields{fieldConn: c.id, fieldSource: c.source}
 	if p := c.principal(); p != nil {
 		fields[fieldUser] = p.User
 	}
-	return c.server.log.WithFields(fields)
+	return fields
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

@@ -232,17 +232,17 @@ func (c *connection) recordLogin(p *Principal, algorithm string) {
 	rec := c.record(audit.AuthOK)
 	rec.Hassh, rec.Detail = c.hassh(), "signed with "+algorithm
 	c.server.forwarder.counts.login("ok", "")
-	c.server.forwarder.write(func() { c.append(rec) }) // a login reaches nothing: no disk holds it up
-	line := c.line().WithFields(logrus.Fields{
-		fieldLogin: printable(p.Login), fieldKey: p.Key, fieldClient: printable(p.Client),
-	})
+	// A login reaches nothing: no disk holds it up.
+	c.server.forwarder.write(rec, c.server.limits.DialTimeout, func(err error) { c.appended(rec.Type, err) })
+	fields := c.fields()
+	fields[fieldLogin], fields[fieldKey], fields[fieldClient] = printable(p.Login), p.Key, printable(p.Client)
 	if rec.Hassh != "" {
-		line = line.WithField(fieldHassh, rec.Hassh)
+		fields[fieldHassh] = rec.Hassh
 	}
 	if p.Cert != nil {
-		line = line.WithFields(logrus.Fields{"authority": p.Cert.Authority, "key_id": printable(p.Cert.KeyID), "serial": p.Cert.Serial})
+		fields["authority"], fields["key_id"], fields["serial"] = p.Cert.Authority, printable(p.Cert.KeyID), p.Cert.Serial
 	}
-	line.Info("login")
+	c.server.log.WithFields(fields).Info("login")
 }
 
 // logAuth sees every attempt. It is the only place that sees other methods,

@@ -26,7 +26,9 @@ const (
 )
 
 // logLine is the start of an operational line about a forward.
-func (f *Forwarder) logLine(fw *forward) *logrus.Entry {
+func (f *Forwarder) logLine(fw *forward) *logrus.Entry { return f.log.WithFields(f.logFields(fw)) }
+
+func (f *Forwarder) logFields(fw *forward) logrus.Fields {
 	fields := logrus.Fields{
 		fieldForward: fw.id, fieldConn: fw.principal.Conn, fieldUser: fw.principal.User,
 		fieldSource: fw.principal.Source, fieldTarget: fw.target(),
@@ -39,7 +41,7 @@ func (f *Forwarder) logLine(fw *forward) *logrus.Entry {
 	if addr := fw.address.Load(); addr != nil {
 		fields[fieldAddress] = *addr
 	}
-	return f.log.WithFields(fields)
+	return fields
 }
 
 // printable makes a stranger's bytes safe to print on one line and in a

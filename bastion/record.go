@@ -20,10 +20,8 @@ func (f *Forwarder) deny(fw *forward, kind RefusalKind, cause *endCause, said st
 	f.counts.forward("deny", cause.reason)
 	line := f.logLine(fw).WithFields(logrus.Fields{fieldReason: rec.Reason, fieldDetail: printable(rec.Detail)})
 	line.Warn("forward denied")
-	f.write(func() {
-		ctx, cancel := context.WithTimeout(f.giveUp, f.limits.DialTimeout)
-		defer cancel()
-		if err := f.recorder.Append(ctx, rec); err != nil {
+	f.write(rec, f.limits.DialTimeout, func(err error) {
+		if err != nil {
 			line.WithError(err).Error("a denied forward is not recorded")
 			f.recordFailed()
 		}
@@ -61,26 +59,20 @@ func (f *Forwarder) end(fw *forward, t audit.Type, cause *endCause) {
 		result = "fail"
 	}
 	f.counts.forward(result, cause.reason)
-	line := f.logLine(fw).WithFields(logrus.Fields{
-		fieldReason: rec.Reason,
-		"bytes_up":  rec.BytesUp, "bytes_down": rec.BytesDown, "duration_ms": rec.Duration.Milliseconds(),
-	})
+	fields := f.logFields(fw)
+	fields[fieldReason], fields["duration_ms"] = rec.Reason, rec.Duration.Milliseconds()
+	fields["bytes_up"], fields["bytes_down"] = rec.BytesUp, rec.BytesDown
 	if rec.Detail != "" {
-		line = line.WithField(fieldDetail, printable(rec.Detail))
+		fields[fieldDetail] = printable(rec.Detail)
 	}
+	line := f.log.WithFields(fields)
 	if t == audit.ForwardFail {
 		line.Warn("forward failed")
 	} else {
 		line.Info("forward closed")
 	}
-	f.write(func() {
-		fw.recording.Lock()
-		defer fw.recording.Unlock()
-		for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-			err := f.recorder.Append(f.giveUp, rec)
-			if err == nil {
-				return
-			}
+	try := func(err error) {
+		for wait := 100 * time.Millisecond; err != nil; wait = min(2*wait, 5*time.Second) {
 			line.WithError(err).Error("the end of a forward is not yet recorded")
 			f.recordFailed()
 			select {
@@ -88,14 +80,74 @@ func (f *Forwarder) end(fw *forward, t audit.Type, cause *endCause) {
 			case <-f.giveUp.Done():
 				return
 			}
+			err = f.recorder.Append(f.giveUp, rec)
 		}
+	}
+	if fw.recording.TryLock() {
+		f.write(rec, 0, func(err error) {
+			defer fw.recording.Unlock()
+			try(err)
+		})
+		return
+	}
+	f.beside(func() { // a progress record is on its way
+		fw.recording.Lock()
+		defer fw.recording.Unlock()
+		try(f.recorder.Append(f.giveUp, rec))
 	})
 }
 
-// write runs what writes a record, and waits for it, so that the records of a
-// connection come in the order of their events and an answer after its
-// record; but no longer than recordWait.
-func (f *Forwarder) write(record func()) {
+// A starter is a Recorder that can be handed a record by whoever does not want
+// to wait for it in the end; *audit.Log is one.
+type starter interface {
+	Start(rec audit.Record) *audit.Pending
+}
+
+// write writes rec and calls then, once, with what came of it. It waits for
+// that, so that the records of a connection come in the order of their events
+// and an answer after its record; but no longer than recordWait: then, and
+// where the log fails, the rest is done beside. It is given up after limit; 0:
+// when the server no longer waits.
+func (f *Forwarder) write(rec audit.Record, limit time.Duration, then func(error)) {
+	limited := func(wait func(context.Context) error) error {
+		if limit == 0 {
+			return wait(f.giveUp)
+		}
+		ctx, cancel := context.WithTimeout(f.giveUp, limit)
+		defer cancel()
+		return wait(ctx)
+	}
+	var pending *audit.Pending
+	if log, ok := f.recorder.(starter); ok && f.giveUp.Err() == nil {
+		pending = log.Start(rec)
+	}
+	if pending == nil {
+		f.beside(func() {
+			then(limited(func(ctx context.Context) error { return f.recorder.Append(ctx, rec) }))
+		})
+		return
+	}
+	// What follows spares the goroutine, and the two changes between it and
+	// this one, of almost every record.
+	f.writing.Add(1)
+	done, err := pending.WaitFor(recordWait)
+	switch {
+	case !done:
+		go func() {
+			defer f.writing.Add(-1)
+			then(limited(pending.Wait))
+		}()
+	case err == nil:
+		then(nil)
+		f.writing.Add(-1)
+	default:
+		f.beside(func() { then(err) })
+		f.writing.Add(-1)
+	}
+}
+
+// beside runs what writes a record, and waits for it no longer than recordWait.
+func (f *Forwarder) beside(record func()) {
 	f.writing.Add(1)
 	done := make(chan struct{})
 	go func() {

@@ -10,34 +10,30 @@ import (
 	"time"
 )
 
-// Garbage is collected seldom while much of it is made, and soon afterwards:
+// Garbage is collected seldom while much of it is made, and soon afterwards.
 // x/crypto/ssh allocates every packet that it reads, and the heap that is alive
-// is small, so with Go's own GOGC of 100 an upload at 400 MB/s would bring about
-// a hundred collections a second, and the pages given back after each would be
-// asked for again at once: a fifth of its CPU time. What is garbage counts as
-// memory of the process, though, and most connections are idle.
+// is small: with Go's own GOGC of 100 an upload at 400 MB/s brings about a
+// hundred collections a second, and after each one pages are given back that
+// are asked for again at once. That is a fifth of its CPU time. But what is
+// garbage is memory of the process, too, and most connections are idle.
 const (
-	garbageTick = time.Second / 4
+	garbageTick = time.Second / 2
 
 	// busyRate is at how many bytes a second that are allocated a server is
-	// busy. Logins in a row do not come to it.
-	busyRate = 64 << 20
+	// busy: some 30 logins are so many, too. quietAfter is how long it then is
+	// taken for busy.
+	busyRate   = 8 << 20
+	quietAfter = 2 * time.Second
 
 	// busyGarbage is how much garbage a busy server makes between two
-	// collections: less where its memory limit is below garbageShare times as
-	// much.
-	busyGarbage  = 64 << 20
+	// collections, if it is not told to make less by its memory limit, of which
+	// it is at most garbageShare. More is not better: memory that is new to the
+	// process costs more than a collection.
+	busyGarbage  = 16 << 20
 	garbageShare = 16
 
-	// quietPercent is GOGC of a server that is not busy, and quietAfter how
-	// long it is taken for busy still.
+	// quietPercent is GOGC of a server that is not busy.
 	quietPercent = 50
-	quietAfter   = 2 * time.Second
-
-	// leftGarbage is how much may be garbage of a server that has become
-	// quiet, or leftShare of what is alive.
-	leftGarbage = 4 << 20
-	leftShare   = 8
 )
 
 // garbage chooses when garbage is collected.
@@ -46,8 +42,8 @@ type garbage struct {
 
 	at        time.Time // of the last reading
 	allocated uint64    // by then
-	busy      time.Time // when it was last
-	collected uint64    // allocated when it was collected because of quiet
+	until     time.Time // when it is quiet again
+	busy      bool
 }
 
 // A heap is what the runtime tells of it, in bytes.
@@ -58,19 +54,15 @@ type heap struct {
 
 // choose returns GOGC from now on, and whether to collect at once.
 func (g *garbage) choose(now time.Time, h heap) (percent int, collect bool) {
-	took := now.Sub(g.at)
-	if !g.at.IsZero() && float64(h.allocated-g.allocated) >= busyRate*took.Seconds() {
-		g.busy = now
+	if !g.at.IsZero() && float64(h.allocated-g.allocated) >= busyRate*now.Sub(g.at).Seconds() {
+		g.until = now.Add(quietAfter)
 	}
 	g.at, g.allocated = now, h.allocated
-	if !g.busy.IsZero() && now.Sub(g.busy) < quietAfter {
+	was := g.busy
+	if g.busy = now.Before(g.until); g.busy {
 		return max(int(min(g.most*100/int64(max(h.live, 1)), math.MaxInt32)), 100), false
 	}
-	if h.allocated-g.collected >= max(leftGarbage, h.live/leftShare) {
-		g.collected = h.allocated
-		return quietPercent, true
-	}
-	return quietPercent, false
+	return quietPercent, was
 }
 
 // tendGarbage chooses until ctx ends, unless GOGC says what to do.
@@ -79,32 +71,53 @@ func tendGarbage(ctx context.Context) {
 		return
 	}
 	g := garbage{most: min(busyGarbage, debug.SetMemoryLimit(-1)/garbageShare)}
-	set := debug.SetGCPercent(quietPercent)
-	defer debug.SetGCPercent(set)
-	set = quietPercent
+	set := quietPercent
+	defer debug.SetGCPercent(debug.SetGCPercent(set))
 	tick := time.NewTicker(garbageTick)
 	defer tick.Stop()
+	collected := collections(ctx)
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-tick.C:
-			percent, collect := g.choose(now, readHeap())
-			if !alike(percent, set) { // it stops the world for a moment
-				debug.SetGCPercent(percent)
-				set = percent
-			}
-			if collect {
-				runtime.GC() // which makes stacks smaller, too
-			}
+		case <-collected:
+		case <-tick.C:
+		}
+		percent, collect := g.choose(time.Now(), readHeap())
+		if !alike(percent, set) { // it stops the world for a moment
+			debug.SetGCPercent(percent)
+			set = percent
+		}
+		if collect {
+			runtime.GC() // which makes stacks smaller, too
 		}
 	}
 }
 
-// alike reports whether two percentages differ by less than a quarter.
-func alike(a, b int) bool { return a == b || a >= 100 && b >= 100 && 4*abs(a-b) < b }
+// collections tells after each collection until ctx ends: a server that becomes
+// busy is noticed within a few MiB, and not a tick later.
+func collections(ctx context.Context) <-chan struct{} {
+	type mark struct{ self *mark } // has a pointer, so that it has memory of its own
+	done := make(chan struct{}, 1)
+	var gone func(*mark)
+	gone = func(m *mark) {
+		select {
+		case done <- struct{}{}:
+		default:
+		}
+		if ctx.Err() == nil {
+			runtime.SetFinalizer(m, gone)
+		}
+	}
+	runtime.SetFinalizer(new(mark), gone)
+	return done
+}
 
-func abs(n int) int { return max(n, -n) }
+// alike reports whether two percentages are so near that a change is not worth
+// it.
+func alike(a, b int) bool {
+	return a == b || a >= 100 && b >= 100 && 4*max(a-b, b-a) < b
+}
 
 func readHeap() heap {
 	s := []measured.Sample{
