@@ -20,10 +20,11 @@ const (
 	garbageTick = time.Second / 2
 
 	// busyRate is at how many bytes a second that are allocated a server is
-	// busy: some 30 logins are so many, too. quietAfter is how long it then is
-	// taken for busy.
-	busyRate   = 8 << 20
-	quietAfter = 2 * time.Second
+	// busy; a hundred logins a second are less, and would leave what lives on
+	// scattered over more memory. quietAfter is how long it then is taken for
+	// busy.
+	busyRate   = 32 << 20
+	quietAfter = time.Second
 
 	// busyGarbage is how much garbage a busy server makes between two
 	// collections, if it is not told to make less by its memory limit, of which
@@ -32,8 +33,11 @@ const (
 	busyGarbage  = 16 << 20
 	garbageShare = 16
 
-	// quietPercent is GOGC of a server that is not busy.
-	quietPercent = 50
+	// quietPercent is GOGC of a server that is not busy. When it has become so,
+	// what it holds for nothing goes back to the system, but not all the time:
+	// it may be asked for again.
+	quietPercent = 100
+	freeEvery    = 3 * time.Second
 )
 
 // garbage chooses when garbage is collected.
@@ -43,7 +47,8 @@ type garbage struct {
 	at        time.Time // of the last reading
 	allocated uint64    // by then
 	until     time.Time // when it is quiet again
-	busy      bool
+	owed      bool      // memory, to the system
+	freed     time.Time // when that was paid last
 }
 
 // A heap is what the runtime tells of it, in bytes.
@@ -52,17 +57,20 @@ type heap struct {
 	live      uint64 // and what else is looked through: stacks and globals
 }
 
-// choose returns GOGC from now on, and whether to collect at once.
-func (g *garbage) choose(now time.Time, h heap) (percent int, collect bool) {
+// choose returns GOGC from now on, and whether to give memory back at once.
+func (g *garbage) choose(now time.Time, h heap) (percent int, free bool) {
 	if !g.at.IsZero() && float64(h.allocated-g.allocated) >= busyRate*now.Sub(g.at).Seconds() {
 		g.until = now.Add(quietAfter)
 	}
 	g.at, g.allocated = now, h.allocated
-	was := g.busy
-	if g.busy = now.Before(g.until); g.busy {
+	if now.Before(g.until) {
+		g.owed = true
 		return max(int(min(g.most*100/int64(max(h.live, 1)), math.MaxInt32)), 100), false
 	}
-	return quietPercent, was
+	if free = g.owed && now.Sub(g.freed) >= freeEvery; free {
+		g.owed, g.freed = false, now
+	}
+	return quietPercent, free
 }
 
 // tendGarbage chooses until ctx ends, unless GOGC says what to do.
@@ -83,13 +91,13 @@ func tendGarbage(ctx context.Context) {
 		case <-collected:
 		case <-tick.C:
 		}
-		percent, collect := g.choose(time.Now(), readHeap())
+		percent, free := g.choose(time.Now(), readHeap())
 		if !alike(percent, set) { // it stops the world for a moment
 			debug.SetGCPercent(percent)
 			set = percent
 		}
-		if collect {
-			runtime.GC() // which makes stacks smaller, too
+		if free {
+			debug.FreeOSMemory() // which makes stacks smaller, too
 		}
 	}
 }

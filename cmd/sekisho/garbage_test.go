@@ -15,21 +15,24 @@ func TestGarbageIsCollectedByHowBusyTheServerIs(t *testing.T) {
 		allocated uint64 // more than before
 		live      uint64
 		percent   int
-		collect   bool
+		free      bool
 	}{
 		{"at the start it is quiet", 0, 1 << 20, 2 << 20, quietPercent, false},
 		{"little is allocated", time.Second, 1 << 20, 2 << 20, quietPercent, false},
-		{"much is allocated, in a short time", 10 * time.Millisecond, 2 << 20, 2 << 20, 800, false},
-		{"little again, for a moment", time.Second, 1 << 20, 2 << 20, 800, false},
-		{"and for longer", 2 * time.Second, 1 << 20, 2 << 20, quietPercent, true},
-		{"what is collected once is not collected again", time.Second, 0, 2 << 20, quietPercent, false},
+		{"much is allocated, in a short time", 10 * time.Millisecond, 4 << 20, 2 << 20, 800, false},
+		{"little again, for a moment", time.Second / 2, 1 << 20, 2 << 20, 800, false},
+		{"and for longer", time.Second, 1 << 20, 2 << 20, quietPercent, true},
+		{"what is freed once is not freed again", time.Second, 0, 2 << 20, quietPercent, false},
+		{"busy again", time.Second, 100 << 20, 2 << 20, 800, false},
+		{"and quiet, but it was freed a moment ago", time.Second, 0, 2 << 20, quietPercent, false},
+		{"which is made up for", 5 * time.Second, 0, 2 << 20, quietPercent, true},
 		{"with a large heap there is at least as much garbage as by default", time.Second, 100 << 20, 500 << 20, 100, false},
 		{"an empty heap is no error", time.Second, 100 << 20, 0, 1<<31 - 1, false},
 	} {
 		at = at.Add(step.after)
-		percent, collect := g.choose(at, heap{allocated: g.allocated + step.allocated, live: step.live})
-		if percent != step.percent || collect != step.collect {
-			t.Errorf("%s: %d, %v; want %d, %v", step.name, percent, collect, step.percent, step.collect)
+		percent, free := g.choose(at, heap{allocated: g.allocated + step.allocated, live: step.live})
+		if percent != step.percent || free != step.free {
+			t.Errorf("%s: %d, %v; want %d, %v", step.name, percent, free, step.percent, step.free)
 		}
 	}
 }
