@@ -268,6 +268,51 @@ func TestTheQueueIsFIFO(t *testing.T) {
 	}
 }
 
+func TestARecordThatIsStartedIsWaitedForBySomebodyElse(t *testing.T) {
+	dir, d := t.TempDir(), &testDisk{}
+	l := open(t, dir, Options{disk: d})
+	rec := func(detail string) Record { return Record{Type: PolicyLoad, Detail: detail} }
+
+	p := l.Start(rec("soon"))
+	if done, err := p.WaitFor(time.Minute); !done || err != nil {
+		t.Fatalf("%v, %v", done, err)
+	}
+	let := block(t, d)
+	late := l.Start(rec("late"))
+	until(t, func() bool { return d.syncs.Load() == 3 })
+	withdrawn := l.Start(rec("withdrawn"))
+	for range 2 {
+		if done, err := late.WaitFor(time.Millisecond); done || err != nil {
+			t.Fatalf("%v, %v", done, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := withdrawn.Wait(ctx); err == nil || errors.Is(err, ErrInFlight) {
+		t.Errorf("withdrawn: %v", err)
+	}
+	for range maxQueue {
+		if l.Start(rec("more")) == nil {
+			break
+		}
+	}
+	if l.Start(rec("too many")) != nil {
+		t.Error("a full queue takes a record")
+	}
+	let()
+	if err := late.Wait(context.Background()); err != nil {
+		t.Error(err)
+	}
+	try(t, l.Close())
+	if l.Start(rec("after the end")) != nil {
+		t.Error("a closed log takes a record")
+	}
+	got := notes(t, dir)
+	if len(got) < 2 || got[0] != "soon" || got[1] != "late" || slices.Contains(got, "withdrawn") {
+		t.Errorf("%d records, the first %q", len(got), got[:min(len(got), 2)])
+	}
+}
+
 // block lets every fsync wait until let is called.
 func block(t testing.TB, d *testDisk) (let func()) {
 	open := make(chan struct{})
