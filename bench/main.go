@@ -201,7 +201,7 @@ func newWorkshop(s settings) (*workshop, error) {
 
 func (w *workshop) close() {
 	if w.target != nil {
-		w.target.listener.Close()
+		w.target.close()
 	}
 	for _, p := range w.places {
 		os.RemoveAll(p.dir)

@@ -53,6 +53,10 @@ func forwardRows(place string, one, many goal) []row {
 		{name + ".cpu", "CPU of each, log on " + place, "µs", cost, ""},
 		{name + ".rate16", "forwards, 16 at once, log on " + place, "/s", many, ""},
 		{name + ".cpu16", "CPU of each, log on " + place, "µs", cost, ""},
+		{name + ".rate.greeted", "forwards to a target that speaks first, one after another, log on " + place, "/s", one, ""},
+		{name + ".cpu.greeted", "CPU of each, log on " + place, "µs", cost, ""},
+		{name + ".rate16.greeted", "forwards to a target that speaks first, 16 at once, log on " + place, "/s", many, ""},
+		{name + ".cpu16.greeted", "CPU of each, log on " + place, "µs", cost, ""},
 	}}}
 }
 
@@ -71,11 +75,21 @@ func measureForwards(name string) func(context.Context, *bench) error {
 			defer conn.Close()
 			return echoOnce(conn, true)
 		}
+		greeted := func(ctx context.Context) error {
+			conn, err := c.ssh.DialContext(ctx, "tcp", b.target.greeter)
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			_, err = io.ReadFull(conn, make([]byte, 1))
+			return err
+		}
 		for _, at := range []struct {
 			suffix string
 			once   int
-		}{{"", 1}, {"16", 16}} {
-			n, took, cost, err := b.again(ctx, at.once, one)
+			do     func(context.Context) error
+		}{{"", 1, one}, {"16", 16, one}, {".greeted", 1, greeted}, {"16.greeted", 16, greeted}} {
+			n, took, cost, err := b.again(ctx, at.once, at.do)
 			if err != nil {
 				return err
 			}

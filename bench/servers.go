@@ -90,8 +90,18 @@ func sshdAccount() (string, error) {
 	return "nobody", err
 }
 
-// start runs a contender, freshly, with its log in the place.
-func (w *workshop) start(ctx context.Context, c contender, p *place) (*server, error) {
+// start runs a contender, freshly, with its log in the place. A port that was free
+// may be taken before the server has it, so that it tries some.
+func (w *workshop) start(ctx context.Context, c contender, p *place) (s *server, err error) {
+	for range 5 {
+		if s, err = w.startOnce(ctx, c, p); err == nil || ctx.Err() != nil {
+			return s, err
+		}
+	}
+	return s, err
+}
+
+func (w *workshop) startOnce(ctx context.Context, c contender, p *place) (*server, error) {
 	w.serial++
 	name := fmt.Sprintf("%s-%d", c.name, w.serial)
 	dir, log := filepath.Join(w.dir, name), filepath.Join(p.dir, name)

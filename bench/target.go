@@ -5,14 +5,16 @@ import (
 	"errors"
 	"io"
 	"net"
-	"syscall"
+	"time"
 )
 
-// target is the private host behind the servers. A client first says what it
-// wants, in nine bytes: a word and a number.
+// target is the private host behind the servers. At one port a client first says
+// what it wants, in nine bytes: a word and a number. At the other the target
+// speaks first, as those of SSH, SMTP and MySQL do: it sends one byte.
 type target struct {
-	listener net.Listener
-	addr     string
+	listeners [2]net.Listener
+	addr      string
+	greeter   string // the address of the other port
 }
 
 // What a target can be asked for.
@@ -29,24 +31,47 @@ func ask(what byte, n int64) []byte {
 }
 
 func newTarget() (*target, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	t := &target{l, l.Addr().String()}
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ECONNABORTED) {
-				continue
-			}
-			if err != nil {
-				return
-			}
-			go serveTarget(conn)
+	t := &target{}
+	for i, serve := range []func(net.Conn){serveTarget, greet} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.close()
+			return nil, err
 		}
-	}()
+		t.listeners[i] = l
+		go acceptAll(l, serve)
+	}
+	t.addr, t.greeter = t.listeners[0].Addr().String(), t.listeners[1].Addr().String()
 	return t, nil
+}
+
+func (t *target) close() {
+	for _, l := range t.listeners {
+		if l != nil {
+			l.Close()
+		}
+	}
+}
+
+func acceptAll(l net.Listener, serve func(net.Conn)) {
+	for {
+		conn, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			time.Sleep(time.Millisecond)
+			continue
+		}
+		go serve(conn)
+	}
+}
+
+func greet(conn net.Conn) {
+	defer conn.Close()
+	if _, err := conn.Write([]byte{'!'}); err == nil {
+		io.Copy(io.Discard, conn)
+	}
 }
 
 func serveTarget(conn net.Conn) {
