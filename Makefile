@@ -4,7 +4,8 @@
 # make soak    ten minutes of everything at once: load, faults and attacks (SOAKTIME=30m for longer)
 # make soak-rounds   the long versions of the other tests, again and again: SOAK rounds
 # make fuzz    each fuzz target for FUZZTIME
-# make bench   the benchmarks of all packages
+# make bench   what it costs beside sshd, into docs/performance.md; takes an hour or so
+# make microbench  the benchmarks of all packages
 # make vulncheck  known vulnerabilities of what is called; asks https://vuln.go.dev, or GOVULNDB
 # make install the program, the systemd units, and the user of the service, as root
 
@@ -17,7 +18,7 @@ GOVULNCHECK = v1.9.0
 
 packages = $(shell $(GO) list ./... | grep -v /e2e$$)
 
-.PHONY: build run test peers vet unit e2e soak soak-rounds fuzz bench clean vulncheck install
+.PHONY: build run test peers vet unit e2e soak soak-rounds fuzz bench microbench clean vulncheck install
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/sekisho ./cmd/sekisho
@@ -79,7 +80,14 @@ fuzz:
 		done; \
 	done
 
+# Sekisho, sshd and its library's own handler in turns. BENCH adds flags, such as
+# -rounds 3; for a part of it, and for two builds side by side, see go doc ./bench.
 bench:
+	@echo "== peers: is OpenSSH here?"
+	@e2e/peers.sh --openssh
+	$(GO) run ./bench -doc docs/performance.md -plots docs/performance $(BENCH)
+
+microbench:
 	$(GO) test -run '^$$' -bench . -benchmem $(packages)
 
 # It is no part of test, which needs no network. Status 3 is that something was

@@ -45,31 +45,33 @@ func benchKeys(user int) [3]ssh.PublicKey {
 // bigText is a policy of 10,000 users with 30,000 keys, in 500 groups, and of
 // 100,000 grants over 20,000 targets; the group "all", which everybody is in,
 // has 1,000 of the grants.
-var bigText = sync.OnceValue(func() []byte {
+var bigText = sync.OnceValue(func() []byte { return policyText(benchUsers, 20_000, benchGrants) })
+
+func policyText(users, targets, grants int) []byte {
 	var b bytes.Buffer
 	b.WriteString("version: 1\nusers:\n")
-	for i := range benchUsers {
+	for i := range users {
 		keys := benchKeys(i)
 		fmt.Fprintf(&b, "  - {name: user%d, groups: [all, group%d, group%d], keys: [%s, %s, %s]}\n",
 			i, i%benchGroups, (i*7+1)%benchGroups, keyLine(keys[0]), keyLine(keys[1]), keyLine(keys[2]))
 	}
 	b.WriteString("targets:\n")
-	for i := range 20_000 {
+	for i := range targets {
 		fmt.Fprintf(&b, "  - {name: t%d, hosts: [host%d, \"web-*.s%d.corp.example\", 10.%d.%d.0/24], ports: [22, 8000-8100]}\n", i, i, i, i%256, i/256)
 	}
 	b.WriteString("grants:\n")
-	for i := range benchGrants {
-		who := fmt.Sprintf("users: [user%d]", i%benchUsers)
+	for i := range grants {
+		who := fmt.Sprintf("users: [user%d]", i%users)
 		switch {
 		case i%100 == 99:
 			who = "groups: [all]"
 		case i%10 == 9:
 			who = fmt.Sprintf("groups: [group%d]", i/10%benchGroups)
 		}
-		fmt.Fprintf(&b, "  - {name: g%d, %s, to: [t%d]}\n", i, who, i*13%20_000)
+		fmt.Fprintf(&b, "  - {name: g%d, %s, to: [t%d]}\n", i, who, i*13%targets)
 	}
 	return b.Bytes()
-})
+}
 
 var bigPolicy = sync.OnceValue(func() *Policy { return parseBig(bigText()) })
 
@@ -107,6 +109,39 @@ func BenchmarkDecide(b *testing.B) {
 				p.Decide(bm.req)
 			}
 		})
+	}
+}
+
+// BenchmarkDecideBySize shows how the cost of a decision grows with the policy,
+// whose users and targets grow with its grants.
+func BenchmarkDecideBySize(b *testing.B) {
+	sizes := []int{10, 100, 1000, 10_000, 100_000}
+	policies := map[int]*Policy{}
+	for _, bm := range []struct {
+		name string
+		req  Request
+		want Reason
+	}{
+		{"name", Request{User: "user0", Key: AnyKey, Host: "host0", Port: 22, Addr: netip.MustParseAddr("10.0.0.5")}, Granted},
+		{"pattern", Request{User: "user0", Key: AnyKey, Host: "web-1.s0.corp.example", Port: 8050, Addr: netip.MustParseAddr("10.0.0.5")}, Granted},
+		{"no-grant", Request{User: "user0", Key: AnyKey, Host: "host0", Port: 23}, NoGrant},
+	} {
+		for _, grants := range sizes {
+			b.Run(fmt.Sprintf("%s/grants=%d", bm.name, grants), func(b *testing.B) {
+				p := policies[grants]
+				if p == nil {
+					p = parseBig(policyText(max(grants/10, 1), max(grants/5, 1), grants))
+					policies[grants] = p
+				}
+				if d := p.Decide(bm.req); d.Reason != bm.want {
+					b.Fatalf("%+v", d)
+				}
+				b.ReportAllocs()
+				for b.Loop() {
+					p.Decide(bm.req)
+				}
+			})
+		}
 	}
 }
 

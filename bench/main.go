@@ -9,9 +9,12 @@
 // ones too, and their proportional memory. All listens on loopback and ends with
 // this process.
 //
-//	go run ./bench                                  everything, into docs/performance.md
-//	go run ./bench -rows bulk,login -rounds 3       some of it, to the terminal
-//	go run ./bench -ours old=/tmp/a -ours new=/tmp/b -servers ours   two builds, side by side
+//	go run ./bench -doc docs/performance.md -plots docs/performance     all, which make bench does
+//	go run ./bench -rows bulk,login -rounds 3                           some, to the terminal
+//	go run ./bench -servers ours -ours old=/tmp/a -ours new=/tmp/b      two builds, side by side
+//
+// It is for Linux. It wants sshd and ssh to be there, which e2e/peers.sh --openssh
+// sees to.
 package main
 
 import (
@@ -24,6 +27,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -51,6 +55,8 @@ type settings struct {
 	disk    string
 	tmpfs   string
 	pin     bool
+	doc     string
+	plots   string
 	options
 }
 
@@ -65,6 +71,8 @@ func parseFlags(args []string) (s settings, err error) {
 	f.IntVar(&s.rounds, "rounds", 5, "rounds")
 	f.StringVar(&s.disk, "disk", "", "folder on a disk, for logs (default the temporary one)")
 	f.StringVar(&s.tmpfs, "tmpfs", "/dev/shm", "folder on a tmpfs, for logs")
+	f.StringVar(&s.doc, "doc", "", "write the table into this document, between its marks; wants all rows")
+	f.StringVar(&s.plots, "plots", "", "measure curves, too, and draw them into this folder")
 	f.BoolVar(&s.pin, "pin", true, "give the servers one half of the processors and the load the other")
 	f.Int64Var(&s.bytes, "bytes", 1e9, "bytes of a bulk transfer")
 	f.DurationVar(&s.lasts, "lasts", 3*time.Second, "how long each part of the other rows lasts")
@@ -79,6 +87,9 @@ func parseFlags(args []string) (s settings, err error) {
 	}
 	if s.rounds < 1 || s.bytes < 1 || s.lasts < 10*time.Millisecond || s.idle < 1 || s.manyIdle < 0 || s.sshdMost < 1 {
 		return s, errors.New("rounds, bytes, times and counts are above zero")
+	}
+	if s.doc != "" && (s.rows != "" || !strings.HasPrefix(s.servers, "sshd") || !strings.Contains(s.servers, "ours")) {
+		return s, errors.New("-doc wants all rows, and sshd and ours among the servers")
 	}
 	return s, nil
 }
@@ -117,27 +128,35 @@ func run(ctx context.Context, args []string) (err error) {
 	if err := stayOn(&split.load); err != nil {
 		return err
 	}
-	fmt.Println(machine())
-	fmt.Println(pinned)
+	conditions := []string{machine(), pinned}
 	for _, p := range w.places {
-		fmt.Println(p)
+		conditions = append(conditions, p.String())
 	}
+	fmt.Println(strings.Join(conditions, "\n"))
 	results := newResults(contenders)
 	for _, r := range chosen {
 		for round := range s.rounds {
 			for i := range contenders {
 				c := contenders[(i+round)%len(contenders)]
-				if r.oursOnly && c.kind != "ours" {
-					continue
+				var values map[string]float64 // none, if it is not measured
+				if !r.oursOnly || c.kind == "ours" {
+					if values, err = w.one(ctx, s, r, c); err != nil {
+						return fmt.Errorf("%s, %s: %w", r.name, c.name, err)
+					}
 				}
-				values, err := w.one(ctx, s, r, c)
-				if err != nil {
-					return fmt.Errorf("%s, %s: %w", r.name, c.name, err)
-				}
-				results.add(r, round, c, values)
+				results.add(r, c, values)
 			}
 		}
 		results.print(os.Stdout, r)
+	}
+	if s.doc != "" {
+		text := fmt.Sprintf("Medians of %d rounds, with the least and the most. %s.\n\n%s", s.rounds, strings.Join(conditions, "; "), results.table(chosen))
+		if err := write(s.doc, text); err != nil {
+			return err
+		}
+	}
+	if s.plots != "" {
+		return w.plot(ctx, s, contenders)
 	}
 	return nil
 }
@@ -149,17 +168,12 @@ const longest = 10 * time.Minute
 func (w *workshop) one(ctx context.Context, s settings, r row, c contender) (map[string]float64, error) {
 	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
-	var p *place
-	for _, each := range w.places {
-		if each.name == r.place {
-			p = each
-		}
-	}
-	running, err := w.start(ctx, c, p)
+	i := slices.IndexFunc(w.places, func(p *place) bool { return p.name == r.place })
+	running, err := w.start(ctx, c, w.places[i])
 	if err != nil {
 		return nil, err
 	}
-	defer running.proc.stop()
+	defer running.stop()
 	defer cancel() // the clients go first
 	b := &bench{w, s.options, running, map[string]float64{}}
 	if err := r.measure(ctx, b); err != nil {
@@ -186,8 +200,8 @@ func newWorkshop(s settings) (*workshop, error) {
 	if w.sshdUser, err = sshdAccount(); err != nil {
 		return w, err
 	}
-	for name, in := range map[string]string{"tmpfs": s.tmpfs, "disk": s.disk} {
-		p, err := newPlace(name, in)
+	for _, in := range [][2]string{{"tmpfs", s.tmpfs}, {"disk", s.disk}} {
+		p, err := newPlace(in[0], in[1])
 		if p != nil {
 			w.places = append(w.places, p)
 		}

@@ -10,12 +10,11 @@ import (
 
 // A row is one measurement of a server that runs for it alone.
 type row struct {
-	name    string
-	place   string // of the log
-	metrics []metric
-	measure func(context.Context, *bench) error
-	// Only the program itself is measured, not the others.
-	oursOnly bool
+	name     string
+	place    string // of the log
+	metrics  []metric
+	measure  func(context.Context, *bench) error
+	oursOnly bool // the others are not measured
 }
 
 // A metric is one figure that a row gives.
@@ -144,15 +143,19 @@ func rows() []row {
 				{"requests.jain", "fairness among them (Jain)", "", goal{bound: 0.99, atLeast: true, absolute: true, text: "≥ 0.99 itself"}, ""},
 				{"requests.cpu", "CPU of a request", "µs", goal{}, ""},
 			}},
+			manyRow(),
 		})
 }
 
 // chosenRows are those whose name, or its part before "-", is in the list; all
-// if the list is empty.
+// if the list is empty, and none if it is "none".
 func chosenRows(list string) ([]row, error) {
 	all := rows()
-	if list == "" {
+	switch list {
+	case "":
 		return all, nil
+	case "none":
+		return nil, nil
 	}
 	var chosen []row
 	for _, name := range strings.Split(list, ",") {

@@ -32,7 +32,8 @@ type server struct {
 	user    string
 	hostKey ssh.PublicKey
 	proc    *process
-	output  string // a file
+	output  string   // a file
+	dirs    []string // gone when it is
 }
 
 // workshop is what all measurements share.
@@ -139,11 +140,20 @@ func (w *workshop) startOnce(ctx context.Context, c contender, p *place) (*serve
 	if s.proc, err = w.servers.start(cmd); err != nil {
 		return nil, err
 	}
+	s.dirs = []string{dir, log}
 	if err := s.await(ctx); err != nil {
-		s.proc.stop()
+		s.stop()
 		return nil, err
 	}
 	return s, nil
+}
+
+// stop ends the server and takes away what it wrote.
+func (s *server) stop() {
+	s.proc.stop()
+	for _, dir := range s.dirs {
+		os.RemoveAll(dir)
+	}
 }
 
 // await waits until the server greets.

@@ -5,18 +5,27 @@
 # This script makes sure that they are here. As root on a Debian it installs
 # what is missing; elsewhere it fails with the line to type.
 #
-#	e2e/peers.sh           check, and install if possible
-#	e2e/peers.sh --check   only check
+#	e2e/peers.sh             check, and install if possible
+#	e2e/peers.sh --openssh   the same, of OpenSSH alone
+#	e2e/peers.sh --check     only check
 set -eu
 
 PATH="$PATH:/usr/sbin:/sbin"
 
 packages="openssh-server openssh-client mariadb-server mariadb-client rsync netcat-openbsd iproute2 util-linux e2fsprogs curl gcc libc6-dev rsyslog rsyslog-openssl systemd dropbear-bin putty-tools"
+programs="ssh scp sftp ssh-keygen ssh-agent ssh-add sshd mariadbd mariadb mariadb-install-db rsync nc ip nsenter mkfs.ext4 curl gcc rsyslogd systemd-analyze dbclient dropbearconvert plink puttygen"
+all=yes
+if [ "${1:-}" = "--openssh" ]; then
+	packages="openssh-server openssh-client"
+	programs="ssh sshd"
+	all=no
+fi
 
 missing() {
-	for program in ssh scp sftp ssh-keygen ssh-agent ssh-add sshd mariadbd mariadb mariadb-install-db rsync nc ip nsenter mkfs.ext4 curl gcc rsyslogd systemd-analyze dbclient dropbearconvert plink puttygen; do
+	for program in $programs; do
 		command -v "$program" >/dev/null 2>&1 || printf ' %s' "$program"
 	done
+	[ "$all" = yes ] || return 0
 	[ -x /usr/lib/openssh/sftp-server ] || [ -x /usr/libexec/openssh/sftp-server ] ||
 		[ -x /usr/libexec/sftp-server ] || [ -x /usr/lib/ssh/sftp-server ] || printf ' sftp-server'
 	# The module has a folder that differs by machine.

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+func manyRow() row {
+	return row{name: "many", place: "disk", measure: measureMany, oursOnly: true, metrics: []metric{
+		{"many.down", "bulk down through 1,000 forwards beside idle connections, CPU", "s/GB", goal{}, ""},
+		{"many.down.one", "the same to that of one forward", "×", goal{bound: 1.1, absolute: true, text: "≤ 1.1 itself"}, ""},
+		{"many.up", "bulk up through 1,000 forwards beside idle connections, CPU", "s/GB", goal{}, ""},
+		{"many.up.one", "the same to that of one forward", "×", goal{bound: 1.1, absolute: true, text: "≤ 1.1 itself"}, ""},
+		{"many.memory", "memory (PSS) meanwhile, at most", "MiB", goal{}, ""},
+		{"many.connections", "idle connections", "", goal{}, ""},
+	}}
+}
+
+// measureMany compares what a byte costs through one forward of a server that
+// does nothing else with what it costs through a thousand, of a hundred
+// connections, beside thousands that are idle.
+func measureMany(ctx context.Context, b *bench) error {
+	const connections, each = 100, 10
+	ways := []struct {
+		name string
+		what byte
+	}{{"down", sends}, {"up", takes}}
+	first, err := b.login(ctx, b.server, "")
+	if err != nil {
+		return err
+	}
+	defer first.close()
+	one := map[byte]float64{}
+	for _, way := range ways {
+		if one[way.what], _, err = b.bulk(ctx, first, way.what); err != nil {
+			return err
+		}
+	}
+	idle, err := b.logins(ctx, b.manyIdle)
+	if err != nil {
+		return err
+	}
+	defer closeAll(idle)
+	busy, err := b.logins(ctx, connections)
+	if err != nil {
+		return err
+	}
+	defer closeAll(busy)
+	b.set("many.connections", float64(len(idle)))
+	b.settle(ctx, 0)
+	peak := b.watchMemory(ctx)
+	for _, way := range ways {
+		cost, err := b.bulkOfMany(ctx, busy, each, way.what)
+		if err != nil {
+			return err
+		}
+		b.set("many."+way.name, cost)
+		b.set("many."+way.name+".one", cost/one[way.what])
+	}
+	b.set("many.memory", peak()/(1<<20))
+	return nil
+}
+
+// bulkOfMany moves the bytes of a bulk transfer through many forwards at once, an
+// equal share through each, and returns the server's seconds of processor time
+// for 10^9 bytes.
+func (b *bench) bulkOfMany(ctx context.Context, clients []*goClient, each int, what byte) (cost float64, err error) {
+	share := max(b.bytes/int64(len(clients)*each), 64<<10)
+	var conns []net.Conn
+	defer func() {
+		for _, c := range conns {
+			c.Close()
+		}
+	}()
+	for _, c := range clients {
+		for range each {
+			conn, err := c.forward(ctx)
+			if err != nil {
+				return 0, err
+			}
+			conns = append(conns, conn)
+		}
+	}
+	stop := context.AfterFunc(ctx, func() {
+		for _, c := range clients {
+			c.close()
+		}
+	})
+	defer stop()
+	before, err := b.cpu()
+	if err != nil {
+		return 0, err
+	}
+	failed := make(chan error, len(conns))
+	var working sync.WaitGroup
+	for _, conn := range conns {
+		working.Go(func() {
+			buf := make([]byte, 32<<10)
+			_, err := conn.Write(ask(what, share))
+			if err == nil {
+				err = move(conn, what, share, buf)
+			}
+			if err == nil && what == takes {
+				_, err = io.ReadFull(conn, buf[:1])
+			}
+			if err != nil {
+				failed <- err
+			}
+		})
+	}
+	working.Wait()
+	select {
+	case err := <-failed:
+		return 0, err
+	default:
+	}
+	after, err := b.cpu()
+	return (after - before) / (float64(share) * float64(len(conns)) / 1e9), err
+}
+
+// watchMemory looks at the server's memory until the function that it returns is
+// called, which returns the most.
+func (b *bench) watchMemory(ctx context.Context) func() float64 {
+	ctx, cancel := context.WithCancel(ctx)
+	most := make(chan float64)
+	go func() {
+		peak := 0.0
+		for {
+			if n, err := pss(b.server.proc.pid()); err == nil {
+				peak = max(peak, float64(n))
+			}
+			select {
+			case <-ctx.Done():
+				most <- peak
+				return
+			case <-time.After(200 * time.Millisecond):
+			}
+		}
+	}()
+	return func() float64 {
+		cancel()
+		return <-most
+	}
+}
