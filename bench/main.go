@@ -140,7 +140,7 @@ func run(ctx context.Context, args []string) (err error) {
 				c := contenders[(i+round)%len(contenders)]
 				var values map[string]float64 // none, if it is not measured
 				if !r.oursOnly || c.kind == "ours" {
-					if values, err = w.one(ctx, s, r, c); err != nil {
+					if values, err = w.oneOrAgain(ctx, s, r, c); err != nil {
 						return fmt.Errorf("%s, %s: %w", r.name, c.name, err)
 					}
 				}
@@ -163,6 +163,16 @@ func run(ctx context.Context, args []string) (err error) {
 
 // longest bounds each measurement.
 const longest = 10 * time.Minute
+
+// oneOrAgain tries twice: one mishap does not cost what was measured before.
+func (w *workshop) oneOrAgain(ctx context.Context, s settings, r row, c contender) (map[string]float64, error) {
+	values, err := w.one(ctx, s, r, c)
+	if err == nil || ctx.Err() != nil {
+		return values, err
+	}
+	fmt.Fprintf(os.Stderr, "bench: %s, %s, once more: %v\n", r.name, c.name, err)
+	return w.one(ctx, s, r, c)
+}
 
 // one starts a server, measures a row, and stops the server.
 func (w *workshop) one(ctx context.Context, s settings, r row, c contender) (map[string]float64, error) {

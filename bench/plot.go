@@ -28,7 +28,7 @@ type point struct{ x, y float64 }
 // The image, and what of it the axes frame.
 const (
 	chartWidth, chartHeight = 680, 400
-	left, right             = 78, 24
+	left, right             = 78, 40
 	top, bottom             = 74, 58
 )
 

@@ -2,9 +2,9 @@ package main
 
 import (
 	"context"
-	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -64,61 +64,85 @@ func measureMany(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// bulkOfMany moves the bytes of a bulk transfer through many forwards at once, an
-// equal share through each, and returns the server's seconds of processor time
-// for 10^9 bytes.
+// bulkOfMany moves bytes through many forwards at once, as fast as each can, and
+// returns the server's seconds of processor time for 10^9 bytes. What counts is
+// what has arrived, between two moments at which all are at it. After an upload the
+// clients are closed: windows full of bytes are on their way, which nobody wants.
 func (b *bench) bulkOfMany(ctx context.Context, clients []*goClient, each int, what byte) (cost float64, err error) {
-	share := max(b.bytes/int64(len(clients)*each), 64<<10)
 	var conns []net.Conn
-	defer func() {
+	closeConns := func() {
+		if what == takes {
+			closeAll(clients)
+		}
 		for _, c := range conns {
 			c.Close()
 		}
-	}()
+	}
 	for _, c := range clients {
 		for range each {
 			conn, err := c.forward(ctx)
+			if err == nil {
+				conns = append(conns, conn)
+				_, err = conn.Write(ask(what, 1<<50))
+			}
 			if err != nil {
+				closeConns()
 				return 0, err
 			}
-			conns = append(conns, conn)
 		}
 	}
-	stop := context.AfterFunc(ctx, func() {
-		for _, c := range clients {
-			c.close()
+	arrived := &b.target.taken
+	if what == sends {
+		arrived = new(atomic.Int64)
+	}
+	failed := make(chan error, len(conns))
+	var working sync.WaitGroup
+	defer working.Wait()
+	defer closeConns()
+	for _, conn := range conns {
+		working.Go(func() {
+			buf := make([]byte, 32<<10)
+			for {
+				var n int
+				var err error
+				if what == sends {
+					n, err = conn.Read(buf)
+					arrived.Add(int64(n))
+				} else {
+					_, err = conn.Write(buf)
+				}
+				if err != nil {
+					failed <- err
+					return
+				}
+			}
+		})
+	}
+	until := func(n int64) error {
+		for arrived.Load() < n {
+			select {
+			case err := <-failed:
+				return err
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(2 * time.Millisecond):
+			}
 		}
-	})
-	defer stop()
+		return nil
+	}
+	if err := until(arrived.Load() + max(warmUp, int64(len(conns))*64<<10)); err != nil {
+		return 0, err
+	}
 	before, err := b.cpu()
 	if err != nil {
 		return 0, err
 	}
-	failed := make(chan error, len(conns))
-	var working sync.WaitGroup
-	for _, conn := range conns {
-		working.Go(func() {
-			buf := make([]byte, 32<<10)
-			_, err := conn.Write(ask(what, share))
-			if err == nil {
-				err = move(conn, what, share, buf)
-			}
-			if err == nil && what == takes {
-				_, err = io.ReadFull(conn, buf[:1])
-			}
-			if err != nil {
-				failed <- err
-			}
-		})
-	}
-	working.Wait()
-	select {
-	case err := <-failed:
+	began := arrived.Load()
+	if err := until(began + b.bytes); err != nil {
 		return 0, err
-	default:
 	}
 	after, err := b.cpu()
-	return (after - before) / (float64(share) * float64(len(conns)) / 1e9), err
+	return (after - before) / (float64(arrived.Load()-began) / 1e9), err
 }
 
 // watchMemory looks at the server's memory until the function that it returns is

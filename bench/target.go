@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,7 +15,8 @@ import (
 type target struct {
 	listeners [2]net.Listener
 	addr      string
-	greeter   string // the address of the other port
+	greeter   string       // the address of the other port
+	taken     atomic.Int64 // bytes, since it was made
 }
 
 // What a target can be asked for.
@@ -32,7 +34,7 @@ func ask(what byte, n int64) []byte {
 
 func newTarget() (*target, error) {
 	t := &target{}
-	for i, serve := range []func(net.Conn){serveTarget, greet} {
+	for i, serve := range []func(net.Conn){t.serve, greet} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.close()
@@ -74,7 +76,7 @@ func greet(conn net.Conn) {
 	}
 }
 
-func serveTarget(conn net.Conn) {
+func (t *target) serve(conn net.Conn) {
 	defer conn.Close()
 	var head [9]byte
 	if _, err := io.ReadFull(conn, head[:]); err != nil {
@@ -110,6 +112,7 @@ func serveTarget(conn net.Conn) {
 				return
 			}
 			n -= int64(m)
+			t.taken.Add(int64(m))
 		}
 		conn.Write([]byte{1})
 		io.Copy(io.Discard, conn)
