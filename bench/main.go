@@ -175,8 +175,8 @@ func (w *workshop) oneOrAgain(ctx context.Context, s settings, r row, c contende
 }
 
 // one starts a server, measures a row, and stops the server.
-func (w *workshop) one(ctx context.Context, s settings, r row, c contender) (map[string]float64, error) {
-	ctx, cancel := context.WithTimeout(ctx, longest)
+func (w *workshop) one(outer context.Context, s settings, r row, c contender) (map[string]float64, error) {
+	ctx, cancel := context.WithTimeout(outer, longest)
 	defer cancel()
 	i := slices.IndexFunc(w.places, func(p *place) bool { return p.name == r.place })
 	running, err := w.start(ctx, c, w.places[i])
@@ -187,6 +187,9 @@ func (w *workshop) one(ctx context.Context, s settings, r row, c contender) (map
 	defer cancel() // the clients go first
 	b := &bench{w, s.options, running, map[string]float64{}}
 	if err := r.measure(ctx, b); err != nil {
+		if outer.Err() != nil {
+			return nil, context.Cause(outer)
+		}
 		return nil, fmt.Errorf("%w; it said: %s", cmp.Or(context.Cause(ctx), err), running.said())
 	}
 	return b.values, nil

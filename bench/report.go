@@ -46,7 +46,9 @@ func (r *results) ratio(key, name, to string) spread {
 	a, b := r.rounds[key][name], r.rounds[key][to]
 	var ratios []float64
 	for i := range min(len(a), len(b)) {
-		ratios = append(ratios, a[i]/b[i])
+		if b[i] != 0 { // as the time of what takes less than a tick is
+			ratios = append(ratios, a[i]/b[i])
+		}
 	}
 	return spreadOf(ratios)
 }
