@@ -178,16 +178,16 @@ func (b *bench) forwardsCurve(ctx context.Context) (map[int]sample, error) {
 // besideForwards takes a sample while each client has so many forwards that do
 // nothing.
 func (b *bench) besideForwards(ctx context.Context, clients []*goClient, each int) (sample, error) {
-	for _, c := range clients {
-		for range each {
-			conn, err := c.forward(ctx)
-			if err != nil {
-				return sample{}, err
-			}
-			defer conn.Close()
-			if err := echoOnce(conn, true); err != nil {
-				return sample{}, err
-			}
+	conns, err := openAll(ctx, clients, each)
+	for _, conn := range conns {
+		defer conn.Close()
+	}
+	if err != nil {
+		return sample{}, err
+	}
+	for _, conn := range conns {
+		if err := echoOnce(conn, true); err != nil {
+			return sample{}, err
 		}
 	}
 	return b.sample(ctx, clients[0])

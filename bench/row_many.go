@@ -69,7 +69,7 @@ func measureMany(ctx context.Context, b *bench) error {
 // what has arrived, between two moments at which all are at it. After an upload the
 // clients are closed: windows full of bytes are on their way, which nobody wants.
 func (b *bench) bulkOfMany(ctx context.Context, clients []*goClient, each int, what byte) (cost float64, err error) {
-	var conns []net.Conn
+	conns, err := openAll(ctx, clients, each)
 	closeConns := func() {
 		if what == takes {
 			closeAll(clients)
@@ -78,18 +78,9 @@ func (b *bench) bulkOfMany(ctx context.Context, clients []*goClient, each int, w
 			c.Close()
 		}
 	}
-	for _, c := range clients {
-		for range each {
-			conn, err := c.forward(ctx)
-			if err == nil {
-				conns = append(conns, conn)
-				_, err = conn.Write(ask(what, 1<<50))
-			}
-			if err != nil {
-				closeConns()
-				return 0, err
-			}
-		}
+	if err != nil {
+		closeConns()
+		return 0, err
 	}
 	arrived := &b.target.taken
 	if what == sends {
@@ -102,18 +93,18 @@ func (b *bench) bulkOfMany(ctx context.Context, clients []*goClient, each int, w
 	for _, conn := range conns {
 		working.Go(func() {
 			buf := make([]byte, 32<<10)
+			_, err := conn.Write(ask(what, 1<<50))
 			for {
 				var n int
-				var err error
+				if err != nil {
+					failed <- err
+					return
+				}
 				if what == sends {
 					n, err = conn.Read(buf)
 					arrived.Add(int64(n))
 				} else {
 					_, err = conn.Write(buf)
-				}
-				if err != nil {
-					failed <- err
-					return
 				}
 			}
 		})
@@ -143,6 +134,37 @@ func (b *bench) bulkOfMany(ctx context.Context, clients []*goClient, each int, w
 	}
 	after, err := b.cpu()
 	return (after - before) / (float64(arrived.Load()-began) / 1e9), err
+}
+
+// openAll opens forwards, eight clients at once, each of which opens one after
+// another. If one cannot be opened, it returns those that were.
+func openAll(ctx context.Context, clients []*goClient, each int) (conns []net.Conn, err error) {
+	var mu sync.Mutex
+	var working sync.WaitGroup
+	next := make(chan *goClient)
+	for range 8 {
+		working.Go(func() {
+			for c := range next {
+				for range each {
+					conn, e := c.forward(ctx)
+					mu.Lock()
+					if e != nil {
+						err = e
+						mu.Unlock()
+						break
+					}
+					conns = append(conns, conn)
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	for _, c := range clients {
+		next <- c
+	}
+	close(next)
+	working.Wait()
+	return conns, err
 }
 
 // watchMemory looks at the server's memory until the function that it returns is

@@ -27,11 +27,11 @@ func measureMemory(ctx context.Context, b *bench) error {
 		return err
 	}
 	b.set("memory.idle", (idle-base)/float64(n)/1024)
-	for _, c := range clients {
-		conn, err := c.forward(ctx)
-		if err != nil {
-			return err
-		}
+	conns, err := openAll(ctx, clients, 1)
+	if err != nil {
+		return err
+	}
+	for _, conn := range conns {
 		if err := echoOnce(conn, true); err != nil {
 			return err
 		}
