@@ -98,7 +98,7 @@ func (r *results) print(w io.Writer, row row) {
 		for _, p := range r.pairs() {
 			fmt.Fprintf(t, "\t%s", r.ratio(m.key, p[0], p[1]))
 		}
-		fmt.Fprintf(t, "\t%s\n", m.goal.text)
+		fmt.Fprintf(t, "\t%s\n", m.goalText())
 	}
 }
 
@@ -129,10 +129,14 @@ func (r *results) table(rows []row) string {
 }
 
 func (m metric) goalText() string {
-	if m.stretch == "" {
-		return m.goal.text
+	var parts []string
+	if m.goal.text != "" {
+		parts = append(parts, m.goal.text)
 	}
-	return m.goal.text + "; stretch " + m.stretch
+	if m.stretch != "" {
+		parts = append(parts, "stretch "+m.stretch)
+	}
+	return strings.Join(parts, "; ")
 }
 
 func title(c contender) string {
