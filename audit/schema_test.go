@@ -56,7 +56,7 @@ func full(t *testing.T) Record {
 	r.Request, r.Head = "audit", TreeHead{812, tree.Leaf(nil)}
 	r.Offered, r.Dropped = []string{"SHA256:abc"}, []Dropped{{netip.MustParseAddr("10.0.0.1"), "outside_within"}}
 	r.BytesUp, r.BytesDown, r.Duration, r.Count, r.Sources = 1, 2, time.Second, 3, 4
-	r.Reason, r.Detail = "closed", "a sentence"
+	r.Reason, r.Detail, r.Hassh = "closed", "a sentence", "92674389fa1e47a27ddd8d9b63ecd42b"
 	for i, v := 0, reflect.ValueOf(r); i < v.NumField(); i++ {
 		if v.Field(i).IsZero() {
 			t.Errorf("the field %s has nothing in it", v.Type().Field(i).Name)

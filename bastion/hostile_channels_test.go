@@ -446,7 +446,7 @@ func TestDataPastTheWindowEndsTheConnection(t *testing.T) {
 	})})
 	r := logIn(t, b)
 	id := openEcho(t, r, 0, 9)
-	for range 2<<20/(1<<15) + 2 {
+	for range 2<<20/(1<<15) + 8 { // a window, and more than the forward has taken out of it
 		r.Send(data(id, 1<<15))
 	}
 	if rec := hasEnded(t, b.Book); rec.Reason != "protocol_error" || !strings.Contains(rec.Detail, "wrote too much") {
