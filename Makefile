@@ -48,13 +48,13 @@ vet:
 # Fuzz targets run on their seeds here.
 unit:
 	@echo "== unit: each package, with the race detector"
-	CGO_ENABLED=1 $(GO) test -race -timeout 25m $(packages)
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m $(packages)
 
 # Which tests use the server built with -race and which the static one, the
 # package's comment says.
 e2e: peers
 	@echo "== e2e: stock clients, real peers, the binary"
-	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 25m ./e2e
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 15m ./e2e
 
 # Each fault a thousand times, which takes some minutes, and then the mixed load,
 # which ends by itself: memory, goroutines and descriptors stay where they are,

@@ -30,8 +30,8 @@
 //	in the log.
 //
 // An fsync of a file that has been removed succeeds. So the writer makes sure,
-// before and after each batch, that the segment and the lock file it has open
-// are those in the folder. A segment that is not is like one that has failed.
+// after each batch and before it begins another segment, that the segment and the
+// lock file it has open are those in the folder. A segment that is not is like one that has failed.
 // Without the lock nothing is written until the same file is back.
 //
 // What is closed is looked after by a goroutine of its own, the keeper: it

@@ -161,7 +161,7 @@ func during(d *testDisk, op, name string, f func() error) {
 	})
 }
 
-// TestGoneWhileABatchIsWritten removes after the look before the write.
+// TestGoneWhileABatchIsWritten removes before the look after the write.
 func TestGoneWhileABatchIsWritten(t *testing.T) {
 	t.Run("the segment", func(t *testing.T) {
 		dir, d := t.TempDir(), &testDisk{}
@@ -220,4 +220,16 @@ func TestGoneWhileABatchIsWritten(t *testing.T) {
 		same(t, segments(t, dir), []string{pieceName(0, 0), pieceName(1, 0)})
 		same(t, notes(t, dir), []string{"a"})
 	})
+}
+
+// What is in a segment that is ended is not looked at again by the writer.
+func TestGoneBeforeTheNextSegmentBegins(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir, Options{SegmentSize: 1})
+	mustNote(t, l, "a")
+	try(t, os.Remove(filepath.Join(dir, pieceName(1, 0))))
+	mustNote(t, l, "b")
+	if removed := l.Stats().Removed; !strings.Contains(removed, pieceName(1, 0)) {
+		t.Errorf("%q is told to be removed, want %s", removed, pieceName(1, 0))
+	}
 }

@@ -533,6 +533,12 @@ func (l *Log) rotate(now time.Time) error {
 	if l.seg == nil || l.seg.size+int64(len(l.buf)) <= l.opts.SegmentSize && now.Sub(l.seg.born) < l.opts.SegmentAge {
 		return nil
 	}
+	if err := l.seg.check(); err != nil { // or nobody would ever look again at what was in it
+		l.gone(err)
+		l.seg.Close()
+		l.seg = nil
+		return nil
+	}
 	next, made, err := l.create(now)
 	if l.lost {
 		return err

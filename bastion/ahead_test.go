@@ -65,3 +65,20 @@ func TestWhatCountsAsMuch(t *testing.T) {
 		})
 	}
 }
+
+func TestMarkersEndWithWhatIsDisturbed(t *testing.T) {
+	tr := newTraffic(nil, nil, func() (time.Duration, float64) { return 0, 1e8 })
+	now := clock()
+	tr.small.Store(now)
+	tr.beginAsking(now)
+	for _, test := range []struct {
+		after time.Duration
+		again bool
+	}{{time.Millisecond, true}, {quietAfter / 2, true}, {quietAfter, false}} {
+		tr.sent.Add(1 << 20) // bulk goes on
+		now += int64(test.after)
+		if again := tr.answered(tr.sent.Load()-1<<20, now); again != test.again {
+			t.Errorf("%v later there is another marker: %v, want %v", test.after, again, test.again)
+		}
+	}
+}

@@ -17,7 +17,7 @@ type beforeLogin struct {
 	writes atomic.Int32 // to the client
 
 	greeting greeting
-	said     string // our version line, which the library is about to write too
+	line     string // our version line, which the library is about to write too
 
 	// The following are of whoever reads.
 	greeted bool   // the greeting wants to see no more
@@ -51,7 +51,7 @@ func (w *wire) greet(line string, wait time.Duration) {
 	if _, err := w.Write([]byte(line)); err != nil {
 		return
 	}
-	b.said = line
+	b.line = line
 	room, limited := aheadSize, false
 	for !b.greeted {
 		if version, _ := b.greeting.said(); version != "" && !limited {
@@ -87,11 +87,11 @@ func (w *wire) note(all []byte) {
 // sayAgain takes the version line from the library; the client has it already.
 // Anything else would come from a library that is not the one known here.
 func (w *wire) sayAgain(line []byte) (int, error) {
-	if string(line) != w.before.said {
+	if string(line) != w.before.line {
 		w.Close()
 		return 0, errors.New("the SSH library began with something else than its version")
 	}
-	w.before.said = ""
+	w.before.line = ""
 	return len(line), nil
 }
 

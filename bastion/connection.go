@@ -210,7 +210,7 @@ func (c *connection) handshakeAndServe() {
 // chooseCiphers is called when the client has been greeted.
 func (c *connection) chooseCiphers() {
 	c.ciphers = ciphers
-	if _, first := c.wire.before.greeting.said(); c.server.greetingWait > 0 && fastGCM && first != nil && first.gcm {
+	if _, first := c.wire.before.greeting.said(); c.server.greetingWait > 0 && first != nil && first.gcm {
 		c.ciphers = gcmCiphers
 		c.wire.merger = new(merger)
 	}

@@ -26,7 +26,8 @@ import (
 const (
 	// A forward moves much when it has moved bulkBurst more than bulkRate, in
 	// bytes a second, lets it. So a bulk download through a slow line counts
-	// as one, too.
+	// as one, too, but for lines that are slower than bulkRate: there an answer
+	// waits as it would without this.
 	bulkBurst = 256 << 10
 	bulkRate  = 128 << 10
 
@@ -304,7 +305,9 @@ func (t *traffic) answered(sent, now int64) (again bool) {
 		l.turn <- struct{}{}
 	}
 	t.asked = 0
-	if again = t.wantsAnswer(); again {
+	small := t.small.Load()
+	disturbed := small != 0 && now-small < int64(quietAfter)
+	if again = len(t.queue) > 0 || disturbed && t.wantsAnswer(); again {
 		t.asked = now
 	}
 	return again

@@ -65,12 +65,13 @@ func (c *clientReader) next() ([]byte, error) {
 // targetReader reads what a target sends. Where that is no socket it holds a
 // buffer for as long as it reads.
 type targetReader struct {
-	conn net.Conn
-	raw  syscall.RawConn // nil: it is no socket
-	try  func(fd uintptr) bool
-	lent lent
+	conn  net.Conn
+	raw   syscall.RawConn // nil: it is no socket
+	try   func(fd uintptr) bool
+	lent  lent
+	first [firstBytes]byte
 
-	n   int // what try has read
+	p   []byte // what try has read
 	err error
 }
 
@@ -91,12 +92,9 @@ func (t *targetReader) next() ([]byte, error) {
 		n, err := t.conn.Read(p)
 		return p[:n], err
 	}
-	t.n, t.err = 0, nil
+	t.p, t.err = nil, nil
 	if err := t.raw.Read(t.try); err != nil {
 		return nil, err // closed, or past a deadline
 	}
-	if t.n == 0 {
-		return nil, t.err
-	}
-	return t.lent.buf[:t.n], t.err
+	return t.p, t.err
 }

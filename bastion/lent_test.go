@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -28,6 +29,12 @@ func TestAWaitForATargetHoldsNoBuffer(t *testing.T) {
 		io.WriteString(peer, "late")
 	}()
 	read("late")
+	if target.lent.buf != nil {
+		t.Error("a short answer took a buffer")
+	}
+	long := strings.Repeat("long", 2<<10)
+	io.WriteString(peer, long)
+	read(long)
 	if target.lent.buf == nil {
 		t.Error("what was read is nowhere")
 	}

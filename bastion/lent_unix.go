@@ -12,21 +12,48 @@ import (
 const readsSockets = true
 
 // read reads from the socket fd, which does not block, and reports whether that
-// needs no wait. A wait holds no buffer.
+// needs no wait. A wait holds no buffer, and a short answer needs none.
 func (t *targetReader) read(fd uintptr) bool {
-	n, err := syscall.Read(int(fd), t.lent.take())
+	if t.lent.buf != nil {
+		n, err := t.readInto(fd, t.lent.buf[:])
+		if err != syscall.EAGAIN {
+			t.p, t.err = t.lent.buf[:n], err
+			return true
+		}
+		t.lent.giveBack()
+		return false
+	}
+	n, err := t.readInto(fd, t.first[:])
+	if err == syscall.EAGAIN {
+		return false
+	}
+	t.p, t.err = t.first[:n], err
+	if n < len(t.first) {
+		return true
+	}
+	p := t.lent.take()
+	copy(p, t.first[:])
+	more, err := t.readInto(fd, p[n:])
+	if err != syscall.EAGAIN { // the kernel tells an error once
+		t.err = err
+	}
+	t.p = p[:n+more]
+	return true
+}
+
+// readInto returns io.EOF at the end, and syscall.EAGAIN where it would wait.
+func (t *targetReader) readInto(fd uintptr, p []byte) (int, error) {
+	n, err := syscall.Read(int(fd), p)
 	for err == syscall.EINTR {
-		n, err = syscall.Read(int(fd), t.lent.take())
+		n, err = syscall.Read(int(fd), p)
 	}
 	switch {
 	case err == syscall.EAGAIN:
-		t.lent.giveBack()
-		return false
+		return 0, err
 	case err != nil:
-		t.err = &net.OpError{Op: "read", Net: "tcp", Source: t.conn.LocalAddr(), Addr: t.conn.RemoteAddr(), Err: os.NewSyscallError("read", err)}
+		return 0, &net.OpError{Op: "read", Net: "tcp", Source: t.conn.LocalAddr(), Addr: t.conn.RemoteAddr(), Err: os.NewSyscallError("read", err)}
 	case n == 0:
-		t.err = io.EOF
+		return 0, io.EOF
 	}
-	t.n = max(n, 0)
-	return true
+	return n, nil
 }

@@ -97,5 +97,5 @@ func (r *readAhead) read(fd uintptr) bool {
 
 func (r *readAhead) give() {
 	readAheads.Put(r.buf)
-	r.buf, r.left = nil, nil
+	r.buf, r.left, r.into[1] = nil, nil, nil // or a wait would keep it from being collected
 }

@@ -117,6 +117,8 @@ func (f *Forwarder) write(rec audit.Record, limit time.Duration, then func(error
 		defer cancel()
 		return wait(ctx)
 	}
+	f.writing.Add(1)
+	defer f.writing.Add(-1)
 	var pending *audit.Pending
 	if log, ok := f.recorder.(starter); ok && f.giveUp.Err() == nil {
 		pending = log.Start(rec)
@@ -129,20 +131,18 @@ func (f *Forwarder) write(rec audit.Record, limit time.Duration, then func(error
 	}
 	// What follows spares the goroutine, and the two changes between it and
 	// this one, of almost every record.
-	f.writing.Add(1)
 	done, err := pending.WaitFor(recordWait)
 	switch {
 	case !done:
+		f.writing.Add(1)
 		go func() {
 			defer f.writing.Add(-1)
 			then(limited(pending.Wait))
 		}()
 	case err == nil:
 		then(nil)
-		f.writing.Add(-1)
 	default:
 		f.beside(func() { then(err) })
-		f.writing.Add(-1)
 	}
 }
 

@@ -14,12 +14,14 @@ import (
 )
 
 const (
-	// relayBuffer is twice the largest payload of a channel's packet in
-	// x/crypto/ssh: so the target's socket is read and written half as often.
-	relayBuffer = 64 << 10
+	// relayBuffer is four times the largest payload of a channel's packet in
+	// x/crypto/ssh, so that the target's socket is read and written less often:
+	// with 64 KiB a byte costs 5 % more CPU time, with 256 KiB some 2 % less, but a
+	// forward whose client or target stands still holds one.
+	relayBuffer = 128 << 10
 
-	// firstBytes is what a wait for the client's bytes holds, in place of a
-	// buffer. What people type fits in.
+	// firstBytes is what a wait for bytes holds, in place of a buffer. What
+	// people type fits in, and most short answers.
 	firstBytes = 512
 
 	// flushStall is how long a target may take no byte of what a client sent

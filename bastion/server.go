@@ -83,7 +83,7 @@ type Server struct {
 	now       func() time.Time // Config.Now
 	rekey     uint64           // Config.RekeyThreshold
 
-	greetingWait time.Duration // 0: Config.CipherByClient
+	greetingWait time.Duration // 0: the client chooses the cipher
 
 	renewals allowance // of keys: see rekey.go
 	refusals refusals
@@ -130,7 +130,7 @@ func New(c Config) (*Server, error) {
 		now:   c.Now,
 		audit: c.Audit, readers: make(chan struct{}, maxReaders),
 	}
-	if !c.CipherByClient {
+	if !c.CipherByClient && fastGCM {
 		s.greetingWait = greetingWait
 	}
 	if err := s.SetHostKeys(c.HostKeys, c.HostCertificates); err != nil {

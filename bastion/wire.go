@@ -90,7 +90,7 @@ func (w *wire) came(n int, err error) {
 // Write ends the connection when it fails: nothing can be answered any more.
 func (w *wire) Write(p []byte) (int, error) {
 	if !w.before.over.Load() {
-		if w.before.said != "" {
+		if w.before.line != "" {
 			return w.sayAgain(p)
 		}
 		w.before.writes.Add(1)

@@ -150,3 +150,14 @@ func TestStockClientsAndTheCiphersTheyAreOffered(t *testing.T) {
 		})
 	}
 }
+
+func TestTheSettingDecidesWhoChoosesTheCipher(t *testing.T) {
+	t.Parallel()
+	for prefer, cipher := range map[bool]string{true: "aes128-gcm@openssh.com", false: "chacha20-poly1305@openssh.com"} {
+		b := newBastion(t, setup{settings: map[string]any{"prefer_aes_gcm": prefer}})
+		r := command(t, "", b.ssh("-v", "bastion", "targets")...)
+		if want := "kex: server->client cipher: " + cipher; r.code != 0 || !strings.Contains(r.err, want) {
+			t.Errorf("prefer_aes_gcm: %v: %d, nothing says %q: %s", prefer, r.code, want, r.err)
+		}
+	}
+}

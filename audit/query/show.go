@@ -228,6 +228,9 @@ func tellRecord(r *audit.Record) (title string, lines []string) {
 		}
 	case audit.AuthFail:
 		title = "login failed: " + who(r) + fromWhere(r)
+		if r.Hassh != "" {
+			add("hassh %s", word(r.Hassh))
+		}
 		for _, k := range r.Offered {
 			add("offered key %s", word(k))
 		}

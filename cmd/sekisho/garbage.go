@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"math"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -33,11 +32,16 @@ const (
 	busyGarbage  = 16 << 20
 	garbageShare = 16
 
+	// smallHeap is the heap that Go begins with, which GOGC scales too.
+	smallHeap = 4 << 20
+
 	// quietPercent is GOGC of a server that is not busy. When it has become so,
 	// what it holds for nothing goes back to the system, but not all the time:
-	// it may be asked for again.
+	// it may be asked for again, and it looks through all that lives: a second
+	// for each 100 MiB of that is added, so that it takes 1 % of a CPU or so.
 	quietPercent = 100
 	freeEvery    = 3 * time.Second
+	freeLess     = 100 << 20
 )
 
 // garbage chooses when garbage is collected.
@@ -65,9 +69,9 @@ func (g *garbage) choose(now time.Time, h heap) (percent int, free bool) {
 	g.at, g.allocated = now, h.allocated
 	if now.Before(g.until) {
 		g.owed = true
-		return max(int(min(g.most*100/int64(max(h.live, 1)), math.MaxInt32)), 100), false
+		return max(int(g.most*100/int64(max(h.live, smallHeap))), 100), false
 	}
-	if free = g.owed && now.Sub(g.freed) >= freeEvery; free {
+	if free = g.owed && now.Sub(g.freed) >= freeEvery+time.Duration(h.live/freeLess)*time.Second; free {
 		g.owed, g.freed = false, now
 	}
 	return quietPercent, free

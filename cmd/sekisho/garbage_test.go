@@ -19,15 +19,16 @@ func TestGarbageIsCollectedByHowBusyTheServerIs(t *testing.T) {
 	}{
 		{"at the start it is quiet", 0, 1 << 20, 2 << 20, quietPercent, false},
 		{"little is allocated", time.Second, 1 << 20, 2 << 20, quietPercent, false},
-		{"much is allocated, in a short time", 10 * time.Millisecond, 4 << 20, 2 << 20, 800, false},
-		{"little again, for a moment", time.Second / 2, 1 << 20, 2 << 20, 800, false},
+		{"much is allocated, in a short time", 10 * time.Millisecond, 4 << 20, 2 << 20, 400, false},
+		{"little again, for a moment", time.Second / 2, 1 << 20, 2 << 20, 400, false},
 		{"and for longer", time.Second, 1 << 20, 2 << 20, quietPercent, true},
 		{"what is freed once is not freed again", time.Second, 0, 2 << 20, quietPercent, false},
-		{"busy again", time.Second / 4, 100 << 20, 2 << 20, 800, false},
+		{"busy again", time.Second / 4, 100 << 20, 2 << 20, 400, false},
 		{"and quiet, but it was freed a moment ago", time.Second, 0, 2 << 20, quietPercent, false},
 		{"which is made up for", 5 * time.Second, 0, 2 << 20, quietPercent, true},
+		{"a heap of 8 MiB", time.Second, 100 << 20, 8 << 20, 200, false},
 		{"with a large heap there is at least as much garbage as by default", time.Second, 100 << 20, 500 << 20, 100, false},
-		{"an empty heap is no error", time.Second, 100 << 20, 0, (16 << 20) * 100, false},
+		{"an empty heap counts as one of 4 MiB", time.Second, 100 << 20, 0, 400, false},
 	} {
 		at = at.Add(step.after)
 		percent, free := g.choose(at, heap{allocated: g.allocated + step.allocated, live: step.live})
