@@ -247,7 +247,7 @@ func TestLargeRequestsOfAClientThatDoesNotReadAreBounded(t *testing.T) {
 				Channel uint32
 				Type    string
 				Reply   bool
-			}{0, "winadj@putty.projects.tartarus.org", true})...), large[:64<<10]...))
+			}{0, "winadj@putty.projects.tartarus.org", true})...), large[:32<<10]...))
 		}, "flood"},
 		"global requests": {func(raw *bastiontest.Raw, i uint32) error {
 			return raw.Send(append(append([]byte{80}, ssh.Marshal(struct {

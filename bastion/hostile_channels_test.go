@@ -461,7 +461,7 @@ func TestDataPastTheWindowEndsTheConnection(t *testing.T) {
 // The names of channels and requests may be as long as a packet, and are kept
 // until the refusal is read.
 func TestLongNamesThatWaitForTheirRefusalToBeReadAreNotHeld(t *testing.T) {
-	long := strings.Repeat("x", 200<<10)
+	long := strings.Repeat("x", 40<<10)
 	t.Run("a type of channel", func(t *testing.T) {
 		b := bastiontest.Start(t, bastiontest.Options{})
 		r := logIn(t, b)
@@ -487,7 +487,7 @@ func TestLongNamesThatWaitForTheirRefusalToBeReadAreNotHeld(t *testing.T) {
 		if rec := hasEnded(t, b.Book); rec.Reason != "flood" {
 			t.Errorf("%s", rec.AppendJSON(nil))
 		}
-		if high := most(); high > 100<<20 {
+		if high := most(); high > 30<<20 {
 			t.Errorf("%d MiB of heap in use", high>>20)
 		}
 		w.unharmed()

@@ -10,7 +10,10 @@ import (
 // forwards are idle most of the time: with two buffers of 32 KiB each, they
 // were half of what a connection with one forward takes.
 
-var buffers = sync.Pool{New: func() any { return new([relayBuffer]byte) }}
+var (
+	buffers      = sync.Pool{New: func() any { return new([relayBuffer]byte) }}
+	shortBuffers = sync.Pool{New: func() any { return new([shortBuffer]byte) }}
+)
 
 // lent is a buffer of the pool, or none.
 type lent struct{ buf *[relayBuffer]byte }
@@ -63,13 +66,13 @@ func (c *clientReader) next() ([]byte, error) {
 }
 
 // targetReader reads what a target sends. Where that is no socket it holds a
-// buffer for as long as it reads.
+// short buffer for as long as it reads.
 type targetReader struct {
 	conn  net.Conn
 	raw   syscall.RawConn // nil: it is no socket
 	try   func(fd uintptr) bool
 	lent  lent
-	first [firstBytes]byte
+	short *[shortBuffer]byte // what p is in, where it is not in lent
 
 	p   []byte // what try has read
 	err error
@@ -87,14 +90,30 @@ func newTargetReader(conn net.Conn) *targetReader {
 
 // next returns what came, until it is called again, as Read does.
 func (t *targetReader) next() ([]byte, error) {
+	t.giveShort()
 	if t.raw == nil {
-		p := t.lent.take()
-		n, err := t.conn.Read(p)
-		return p[:n], err
+		t.takeShort()
+		n, err := t.conn.Read(t.short[:])
+		return t.short[:n], err
 	}
 	t.p, t.err = nil, nil
 	if err := t.raw.Read(t.try); err != nil {
 		return nil, err // closed, or past a deadline
 	}
 	return t.p, t.err
+}
+
+// giveBack ends the use of what next returned.
+func (t *targetReader) giveBack() {
+	t.lent.giveBack()
+	t.giveShort()
+}
+
+func (t *targetReader) takeShort() { t.short = shortBuffers.Get().(*[shortBuffer]byte) }
+
+func (t *targetReader) giveShort() {
+	if t.short != nil {
+		shortBuffers.Put(t.short)
+		t.short = nil
+	}
 }

@@ -12,7 +12,7 @@ import (
 const readsSockets = true
 
 // read reads from the socket fd, which does not block, and reports whether that
-// needs no wait. A wait holds no buffer, and a short answer needs none.
+// needs no wait. A wait holds no buffer, and a short answer a short one.
 func (t *targetReader) read(fd uintptr) bool {
 	if t.lent.buf != nil {
 		n, err := t.readInto(fd, t.lent.buf[:])
@@ -23,16 +23,19 @@ func (t *targetReader) read(fd uintptr) bool {
 		t.lent.giveBack()
 		return false
 	}
-	n, err := t.readInto(fd, t.first[:])
+	t.takeShort()
+	n, err := t.readInto(fd, t.short[:])
 	if err == syscall.EAGAIN {
+		t.giveShort()
 		return false
 	}
-	t.p, t.err = t.first[:n], err
-	if n < len(t.first) {
+	t.p, t.err = t.short[:n], err
+	if n < len(t.short) {
 		return true
 	}
 	p := t.lent.take()
-	copy(p, t.first[:])
+	copy(p, t.short[:])
+	t.giveShort()
 	more, err := t.readInto(fd, p[n:])
 	if err != syscall.EAGAIN { // the kernel tells an error once
 		t.err = err

@@ -148,7 +148,7 @@ func TestWhatAConnectionCostsIsBounded(t *testing.T) {
 			return func() bool { return true }
 		})
 		t.Logf("%d KiB each", each>>10)
-		if each > 128<<10 { // two buffers of 32 KiB
+		if each > 64<<10 {
 			t.Errorf("a forward costs %d KiB", each>>10)
 		}
 	})

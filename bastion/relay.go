@@ -20,8 +20,12 @@ const (
 	// forward whose client or target stands still holds one.
 	relayBuffer = 128 << 10
 
-	// firstBytes is what a wait for bytes holds, in place of a buffer. What
-	// people type fits in, and most short answers.
+	// shortBuffer is what a target's answer is first read into: most are short,
+	// and a large buffer that a collection has taken from the pool is dear.
+	shortBuffer = 8 << 10
+
+	// firstBytes is what a wait for the client's bytes holds, in place of a
+	// buffer. What people type fits in.
 	firstBytes = 512
 
 	// flushStall is how long a target may take no byte of what a client sent
@@ -282,14 +286,14 @@ func (r *relayed) copyDown() {
 	defer close(r.downOver)
 	defer panicked(r.down)
 	target := newTargetReader(r.target)
-	defer target.lent.giveBack()
+	defer target.giveBack()
 	for {
 		p, err := target.next()
 		if len(p) > 0 {
 			n, werr := r.client.Write(p)
 			r.countDown(n)
 			if werr != nil {
-				target.lent.giveBack()
+				target.giveBack()
 				r.down <- &sideError{false, werr}
 				io.Copy(io.Discard, r.target)
 				return
