@@ -26,8 +26,8 @@ func TestAClientThatOffersAESGCMGetsNothingElse(t *testing.T) {
 		{"and its preference decides", true, []string{chacha, ctr, gcm}, chacha},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if test.want == gcm && !bastion.FastGCM {
-				t.Skip("this CPU has no instructions for it")
+			if test.want == gcm && !bastion.FastGCM { // the client's preference decides, then
+				test.want = test.offers[0]
 			}
 			b := bastiontest.Start(t, bastiontest.Options{Config: func(c *bastion.Config) { c.CipherByClient = test.byClient }})
 			config := b.ClientConfig("alice", b.Alice)
