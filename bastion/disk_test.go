@@ -231,3 +231,45 @@ func TestADiskThatHangsHoldsNobodyUpButNewForwards(t *testing.T) {
 		})
 	}
 }
+
+// A record that could not be written is tried again by who waited for it.
+func TestADiskThatFailsLosesNoEndAndLetsNobodyThrough(t *testing.T) {
+	dir := t.TempDir()
+	b, d, _ := onDisk(t, dir, bastiontest.Options{})
+	var reached atomic.Int64
+	port := bastiontest.Target(t, func(c *net.TCPConn) { reached.Add(1); bastiontest.Echo(c) })
+	client := b.Dial()
+	ending, running := mustOpen(t, client, target(port)), mustOpen(t, client, target(port))
+	echoes(t, ending)
+	echoes(t, running)
+
+	fails := func() error { return errors.New("input/output error") }
+	d.before.Store(&fails)
+	ending.Close()
+	bastiontest.Eventually(t, "its end cannot be recorded", func() bool {
+		return strings.Contains(b.Lines.String(), "the end of a forward is not yet recorded")
+	})
+	if _, err := client.Dial("tcp", target(port)); err == nil || !strings.Contains(err.Error(), "the audit log cannot be written") {
+		t.Errorf("a forward without a record: %v", err)
+	}
+	if _, err := client.Dial("tcp", "forbidden:1"); err == nil {
+		t.Error("what is forbidden is opened")
+	}
+	echoes(t, running)
+	if n := reached.Load(); n != 2 {
+		t.Errorf("the target saw %d connections, want 2", n)
+	}
+
+	d.before.Store(nil)
+	client.Close()
+	bastiontest.Eventually(t, "each forward has its one end", func() bool {
+		all := written(t, dir)
+		ends := 0
+		for _, rec := range all {
+			if rec.Type == audit.ForwardClose {
+				ends++
+			}
+		}
+		return ends == 2 && bastiontest.CheckForwards(all) == nil
+	})
+}
