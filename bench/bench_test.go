@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"encoding/xml"
 	"errors"
 	"io"
 	"math"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -145,7 +147,7 @@ func TestAChartIsXMLWhateverItsWordsAre(t *testing.T) {
 	c := chart{`a <b> & "c"`, "x & y", "<z>", []series{
 		{"one & <two>", false, 0, []point{{1, 0.02}, {5000, 7}, {0, 1}, {10, math.NaN()}}},
 		{"none", true, 1, nil},
-	}}
+	}, []string{"a note & <more>"}}
 	d := xml.NewDecoder(strings.NewReader(c.svg()))
 	var texts []string
 	for {
@@ -160,7 +162,7 @@ func TestAChartIsXMLWhateverItsWordsAre(t *testing.T) {
 			texts = append(texts, string(text))
 		}
 	}
-	for _, want := range []string{`a <b> & "c"`, "x & y", "<z>", "one & <two>", "1,000", "0.1"} {
+	for _, want := range []string{`a <b> & "c"`, "x & y", "<z>", "one & <two>", "a note & <more>", "1,000", "0.1"} {
 		if !slices.Contains(texts, want) {
 			t.Errorf("the chart does not say %q: %q", want, texts)
 		}
@@ -176,7 +178,8 @@ func TestAxesBeginAndEndAtSteps(t *testing.T) {
 		want   []float64
 	}{
 		{[]float64{1.3, 2.4}, []float64{1, 2, 5}},
-		{[]float64{1, 5000}, []float64{1, 10, 100, 1000}},
+		{[]float64{1, 5000}, []float64{1, 10, 100, 1000, 5000}},
+		{[]float64{0.03, 30}, []float64{0.02, 0.1, 1, 10, 50}},
 		{[]float64{3}, []float64{2, 5}},
 		{[]float64{0.03, 0.3}, []float64{0.02, 0.05, 0.1, 0.2, 0.5}},
 	} {
@@ -195,10 +198,131 @@ func TestNumbersHaveThreeDigits(t *testing.T) {
 	}
 }
 
-func TestFiguresOfTheBenchmarkOfDecisionsAreFound(t *testing.T) {
-	lines := parseDecisions("goos: linux\nBenchmarkDecideBySize/name/grants=10-2   \t 2316040\t       519.8 ns/op\t 0 B/op\nBenchmarkDecideBySize/name/grants=100\t 20\t 728 ns/op\nBenchmarkDecideBySize/no-grant/grants=10-2 5 7 ns/op\nPASS\n")
-	if len(lines) != 2 || lines[0].name != "name" || !slices.Equal(lines[0].points, []point{{10, 519.8}, {100, 728}}) || lines[1].colour != 1 {
-		t.Errorf("%+v", lines)
+func TestTheLegendHasARowForDashedLinesAndOneMoreWhereItIsWide(t *testing.T) {
+	var c chart
+	for _, name := range []string{"sshd, p50", "stock handler, p50", "Sekisho, p50", "sshd, p99", "stock handler, p99", "Sekisho, p99"} {
+		c.series = append(c.series, series{name: name, dashed: strings.HasSuffix(name, "p99")})
+	}
+	entries, top := c.legend()
+	for i, e := range entries {
+		if e.x < left || e.x > left+width-34 || e.y > float64(top-10) {
+			t.Errorf("entry %d is at %v, the axes begin at %d", i, e, top)
+		}
+		if (e.y > entries[0].y) != (i >= 3) {
+			t.Errorf("entry %d is in the wrong row: %v", i, entries)
+		}
+	}
+	c.series = slices.Repeat([]series{{name: "a line with a long name"}}, 8)
+	if entries, _ := c.legend(); entries[7].x > left+width-200 || entries[7].y == entries[0].y {
+		t.Errorf("many entries are at %v", entries)
+	}
+}
+
+func TestALineEndsWhereAPointCannotBeTaken(t *testing.T) {
+	stall := func(ctx context.Context, n int) (sample, error) {
+		if n == 100 {
+			<-ctx.Done()
+			return sample{}, ctx.Err()
+		}
+		return sample{cost: float64(n)}, nil
+	}
+	fail := func(_ context.Context, n int) (sample, error) {
+		if n == 100 {
+			return sample{}, errors.New("full")
+		}
+		return sample{cost: float64(n)}, nil
+	}
+	for _, c := range []struct {
+		name    string
+		most    int
+		limit   time.Duration
+		measure func(context.Context, int) (sample, error)
+		end     string
+	}{
+		{"no more are asked of the server", 50, time.Minute, fail, "no more than 50 were asked of it"},
+		{"a point stalls", 5000, 30 * time.Millisecond, stall, "100 took more than 30ms"},
+		{"a point fails", 5000, time.Minute, fail, "100 could not be measured"},
+	} {
+		l := takePoints(t.Context(), []int{1, 10, 100, 1000}, c.most, c.limit, c.measure)
+		if len(l.samples) != 2 || l.samples[10].cost != 10 || l.end != c.end {
+			t.Errorf("%s: %+v", c.name, l)
+		}
+	}
+	if l := takePoints(t.Context(), []int{1, 10}, 10, time.Minute, fail); len(l.samples) != 2 || l.end != "" {
+		t.Errorf("a line that has all points: %+v", l)
+	}
+}
+
+func TestAPointIsTheMedianOfTheRoundsThatHaveIt(t *testing.T) {
+	got := medians([]line{
+		{samples: map[int]sample{10: {cost: 1}, 1: {cost: 5}}},
+		{samples: map[int]sample{1: {cost: 7}}},
+		{samples: map[int]sample{}},
+	}, func(s sample) float64 { return s.cost })
+	if want := []point{{1, 6}, {10, 1}}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+func TestTheTargetSendsNoMoreThanTheLimitBeforeItIsRead(t *testing.T) {
+	target, err := newTarget()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer target.close()
+	conn, err := net.Dial("tcp", target.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	request, read, end := target.limited(2 * piece)
+	if _, err := conn.Write(request); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 2*piece)
+	for range 20 {
+		if _, err := io.ReadFull(conn, buf); err != nil {
+			t.Fatal(err)
+		}
+		conn.SetReadDeadline(time.Now().Add(2 * time.Millisecond))
+		if n, err := conn.Read(make([]byte, 1)); n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("%d bytes more than the limit, %v", n, err)
+		}
+		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		read(len(buf) - 1)
+		read(1)
+	}
+	end()
+	if _, err := io.Copy(io.Discard, conn); err != nil {
+		t.Errorf("the flow does not end: %v", err)
+	}
+}
+
+func TestForwardsTakeNoMoreThanAShareOfTheKernelsMemory(t *testing.T) {
+	for text, want := range map[string]int64{"287898\t383865\t575796\n": 383865, "": 0, "x": 0} {
+		if got := parseTCPMemory(text); got != want {
+			t.Errorf("%q: %d, want %d", text, got, want)
+		}
+	}
+	for _, n := range []int{1, 100, 2000} {
+		if each := onTheWay(n); each < 1 || each > 2<<20 || each*int64(n) > 256<<20 {
+			t.Errorf("%d forwards have %d bytes each", n, each)
+		}
+	}
+}
+
+func TestPoliciesOfAnySizeAnswerTheQuestions(t *testing.T) {
+	for _, grants := range []int{policySizes[0], 1000} {
+		p, err := newSizedPolicy(grants)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, q := range questions {
+			if ns, err := p.time(q, time.Microsecond); err != nil || ns <= 0 {
+				t.Errorf("%s, %d grants: %v ns, %v", q.name, grants, ns, err)
+			}
+		}
 	}
 }
 
@@ -223,7 +347,7 @@ func TestRowsAreChosenByNameOrByItsFirstPart(t *testing.T) {
 }
 
 func TestTheCommandLineIsRefusedWhereItMakesNoSense(t *testing.T) {
-	for _, args := range [][]string{{"-rounds", "0"}, {"bulk"}, {"-doc", "x", "-rows", "bulk"}, {"-doc", "x", "-servers", "ours"}, {"-lasts", "0s"}} {
+	for _, args := range [][]string{{"-rounds", "0"}, {"bulk"}, {"-curves", "forwards"}, {"-plots", "x", "-curves", "forwards,nonsense"}, {"-doc", "x", "-rows", "bulk"}, {"-doc", "x", "-servers", "ours"}, {"-lasts", "0s"}} {
 		if _, err := parseFlags(args); err == nil {
 			t.Errorf("%q is accepted", args)
 		}

@@ -12,6 +12,7 @@
 //	go run ./bench -doc docs/performance.md -plots docs/performance     all, which make bench does
 //	go run ./bench -rows bulk,login -rounds 3                           some, to the terminal
 //	go run ./bench -servers ours -ours old=/tmp/a -ours new=/tmp/b      two builds, side by side
+//	go run ./bench -rows none -plots /tmp/p -curves forwards,decisions  some curves and no table
 //
 // It is for Linux. It wants sshd and ssh to be there, which e2e/peers.sh --openssh
 // sees to.
@@ -57,12 +58,13 @@ type settings struct {
 	pin     bool
 	doc     string
 	plots   string
+	curves  string
 	options
 }
 
 func parseFlags(args []string) (s settings, err error) {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
-	f.StringVar(&s.rows, "rows", "", "measure only these rows, parted by commas")
+	f.StringVar(&s.rows, "rows", "", "measure only these rows, parted by commas, or none")
 	f.StringVar(&s.servers, "servers", "sshd,stock,ours", "measure only these; ratios are to the first")
 	f.Func("ours", "[NAME=]PATH of a sekisho to measure instead of one that is built; may be given again", func(v string) error {
 		s.ours = append(s.ours, v)
@@ -73,6 +75,7 @@ func parseFlags(args []string) (s settings, err error) {
 	f.StringVar(&s.tmpfs, "tmpfs", "/dev/shm", "folder on a tmpfs, for logs")
 	f.StringVar(&s.doc, "doc", "", "write the table into this document, between its marks; wants all rows")
 	f.StringVar(&s.plots, "plots", "", "measure curves, too, and draw them into this folder")
+	f.StringVar(&s.curves, "curves", "", "measure only these curves, parted by commas")
 	f.BoolVar(&s.pin, "pin", true, "give the servers one half of the processors and the load the other")
 	f.Int64Var(&s.bytes, "bytes", 1e9, "bytes of a bulk transfer")
 	f.DurationVar(&s.lasts, "lasts", 3*time.Second, "how long each part of the other rows lasts")
@@ -91,7 +94,11 @@ func parseFlags(args []string) (s settings, err error) {
 	if s.doc != "" && (s.rows != "" || !strings.HasPrefix(s.servers, "sshd") || !strings.Contains(s.servers, "ours")) {
 		return s, errors.New("-doc wants all rows, and sshd and ours among the servers")
 	}
-	return s, nil
+	if s.curves != "" && s.plots == "" {
+		return s, errors.New("-curves wants -plots, the folder to draw them into")
+	}
+	_, err = chosenCurves(s.curves)
+	return s, err
 }
 
 func run(ctx context.Context, args []string) (err error) {
@@ -156,7 +163,7 @@ func run(ctx context.Context, args []string) (err error) {
 		}
 	}
 	if s.plots != "" {
-		return w.plot(ctx, s, contenders)
+		return w.plot(ctx, s, contenders, conditions[0])
 	}
 	return nil
 }

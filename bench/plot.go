@@ -13,6 +13,7 @@ type chart struct {
 	title  string
 	x, y   string // what the axes count
 	series []series
+	notes  []string // lines below
 }
 
 // A series is one line.
@@ -25,18 +26,19 @@ type series struct {
 
 type point struct{ x, y float64 }
 
-// The image, and what of it the axes frame.
+// The image, what of it the axes frame, and what is above and below that.
 const (
-	chartWidth, chartHeight = 680, 400
-	left, right             = 78, 40
-	top, bottom             = 74, 58
+	chartWidth, left, right = 680, 78, 40
+	width, height           = chartWidth - left - right, 268
+	legendTop, legendLine   = 51, 22
+	axisText, noteLine      = 58, 16
 )
 
 // The background is drawn, since a page may be dark where the reader's system is
 // light.
 const chartStyle = `<style>
 text { font: 13px system-ui, sans-serif; fill: #333 }
-.title { font-size: 16px; font-weight: 600 }
+.title { font-size: 16px; font-weight: 600 } .note { font-size: 11px }
 .back { fill: #fff } .frame { fill: none; stroke: #888 } .grid { stroke: #ddd }
 .line { fill: none; stroke-width: 2.5 } .dash { stroke-dasharray: 6 4 }
 .c0 { stroke: #0b63ce } .c1 { stroke: #c2410c } .c2 { stroke: #15803d } .c3 { stroke: #7e22ce }
@@ -53,6 +55,8 @@ text { fill: #ddd } .back { fill: #16181d } .frame { stroke: #777 } .grid { stro
 // out.
 func (c chart) svg() string {
 	var b strings.Builder
+	entries, top := c.legend()
+	chartHeight := top + height + axisText + noteLine*len(c.notes)
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" role="img" aria-label="%s">`+"\n",
 		chartWidth, chartHeight, chartWidth, chartHeight, html.EscapeString(c.title))
 	b.WriteString(chartStyle)
@@ -66,9 +70,8 @@ func (c chart) svg() string {
 		}
 	}
 	x, y := newAxis(xs), newAxis(ys)
-	const width, height = chartWidth - left - right, chartHeight - top - bottom
 	atX := func(v float64) float64 { return left + x.at(v)*width }
-	atY := func(v float64) float64 { return top + (1-y.at(v))*height }
+	atY := func(v float64) float64 { return float64(top) + (1-y.at(v))*height }
 
 	for _, v := range x.ticks() {
 		fmt.Fprintf(&b, `<line class="grid" x1="%.1f" y1="%d" x2="%.1f" y2="%d"/>`+"\n", atX(v), top, atX(v), top+height)
@@ -79,18 +82,21 @@ func (c chart) svg() string {
 		fmt.Fprintf(&b, `<text x="%d" y="%.1f" text-anchor="end">%s</text>`+"\n", left-8, atY(v)+4, tickText(v))
 	}
 	fmt.Fprintf(&b, `<rect class="frame" x="%d" y="%d" width="%d" height="%d"/>`+"\n", left, top, width, height)
-	fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="middle">%s</text>`+"\n", left+width/2, chartHeight-12, html.EscapeString(c.x))
+	fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="middle">%s</text>`+"\n", left+width/2, top+height+46, html.EscapeString(c.x))
 	fmt.Fprintf(&b, `<text transform="translate(20 %d) rotate(-90)" text-anchor="middle">%s</text>`+"\n", top+height/2, html.EscapeString(c.y))
 
-	legend := left
-	for _, s := range c.series {
+	for i, note := range c.notes {
+		fmt.Fprintf(&b, `<text class="note" x="%d" y="%d">%s</text>`+"\n", left, top+height+axisText+8+noteLine*i, html.EscapeString(note))
+	}
+	for i, s := range c.series {
+		at := entries[i]
 		class := fmt.Sprintf("line c%d", s.colour)
 		if s.dashed {
 			class += " dash"
 		}
-		fmt.Fprintf(&b, `<line class="%s" x1="%d" y1="51" x2="%d" y2="51"/>`+"\n", class, legend, legend+28)
-		fmt.Fprintf(&b, `<text x="%d" y="55">%s</text>`+"\n", legend+34, html.EscapeString(s.name))
-		legend += 34 + 8*len([]rune(s.name)) + 20
+		fmt.Fprintf(&b, `<line class="%s" x1="%.0f" y1="%.0f" x2="%.0f" y2="%.0f"/>`+"\n", class, at.x, at.y, at.x+28, at.y)
+		b.WriteString(s.mark(at.x+14, at.y))
+		fmt.Fprintf(&b, `<text x="%.0f" y="%.0f">%s</text>`+"\n", at.x+34, at.y+4, html.EscapeString(s.name))
 
 		var line []string
 		for _, p := range s.drawn() {
@@ -98,11 +104,38 @@ func (c chart) svg() string {
 		}
 		fmt.Fprintf(&b, `<polyline class="%s" points="%s"/>`+"\n", class, strings.Join(line, " "))
 		for _, p := range s.drawn() {
-			fmt.Fprintf(&b, `<circle class="f%d" cx="%.1f" cy="%.1f" r="3.5"/>`+"\n", s.colour, atX(p.x), atY(p.y))
+			b.WriteString(s.mark(atX(p.x), atY(p.y)))
 		}
 	}
 	b.WriteString("</svg>\n")
 	return b.String()
+}
+
+// legend places the entries, in as many rows as they need and those of dashed lines
+// in rows of their own, and returns where what is below them begins.
+func (c chart) legend() (entries []point, top int) {
+	x, y := left, legendTop
+	for i, s := range c.series {
+		wide := 34 + 7*len([]rune(s.name))
+		if i > 0 && (x+wide > left+width || s.dashed != c.series[i-1].dashed) {
+			x, y = left, y+legendLine
+		}
+		entries = append(entries, point{float64(x), float64(y)})
+		x += wide + 20
+	}
+	return entries, y + 23
+}
+
+// mark is one point. Its shape goes with the colour, for those who do not tell
+// colours apart.
+func (s series) mark(x, y float64) string {
+	switch s.colour {
+	case 1:
+		return fmt.Sprintf(`<rect class="f1" x="%.1f" y="%.1f" width="7" height="7"/>`+"\n", x-3.5, y-3.5)
+	case 2:
+		return fmt.Sprintf(`<path class="f2" d="M%.1f %.1f l4.5 8 h-9 z"/>`+"\n", x, y-5)
+	}
+	return fmt.Sprintf(`<circle class="f%d" cx="%.1f" cy="%.1f" r="3.5"/>`+"\n", s.colour, x, y)
 }
 
 // drawn are the points that have a place.
@@ -140,18 +173,18 @@ func newAxis(values []float64) axis {
 
 func (a axis) at(v float64) float64 { return math.Log(v/a.low) / math.Log(a.high/a.low) }
 
-// ticks are the steps of 1, 2 and 5 on the axis, or only those of 1 if there are
-// many.
+// ticks are the steps of 1, 2 and 5 on the axis, or only those of 1 and its two
+// ends if there are many.
 func (a axis) ticks() []float64 {
-	var all, decades []float64
+	var all, few []float64
 	for v := a.low; v <= a.high*1.001; v = stepAbove(v) {
 		all = append(all, v)
-		if math.Abs(math.Log10(v)-math.Round(math.Log10(v))) < 1e-6 {
-			decades = append(decades, v)
+		if math.Abs(math.Log10(v)-math.Round(math.Log10(v))) < 1e-6 || v == a.low || v > a.high*0.999 {
+			few = append(few, v)
 		}
 	}
-	if len(all) > 8 && len(decades) > 1 {
-		return decades
+	if len(all) > 8 {
+		return few
 	}
 	return all
 }
@@ -183,7 +216,11 @@ func tickText(v float64) string {
 	if v < 1 {
 		return strings.TrimRight(fmt.Sprintf("%.6f", v), "0")
 	}
-	text := fmt.Sprintf("%.0f", v)
+	return thousands(int(math.Round(v)))
+}
+
+func thousands(n int) string {
+	text := fmt.Sprint(n)
 	for i := len(text) - 3; i > 0; i -= 3 {
 		text = text[:i] + "," + text[i:]
 	}

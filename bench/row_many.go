@@ -53,7 +53,7 @@ func measureMany(ctx context.Context, b *bench) error {
 	b.settle(ctx, 0)
 	peak := b.watchMemory(ctx)
 	for _, way := range ways {
-		cost, err := b.bulkOfMany(ctx, busy, each, way.what)
+		cost, err := b.bulkOfMany(ctx, busy, each, way.what, 0)
 		if err != nil {
 			return err
 		}
@@ -68,7 +68,8 @@ func measureMany(ctx context.Context, b *bench) error {
 // returns the server's seconds of processor time for 10^9 bytes. What counts is
 // what has arrived, between two moments at which all are at it. After an upload the
 // clients are closed: windows full of bytes are on their way, which nobody wants.
-func (b *bench) bulkOfMany(ctx context.Context, clients []*goClient, each int, what byte) (cost float64, err error) {
+// With a limit, no more bytes than that are on their way down each forward.
+func (b *bench) bulkOfMany(ctx context.Context, clients []*goClient, each int, what byte, limit int64) (cost float64, err error) {
 	conns, err := openAll(ctx, clients, each)
 	closeConns := func() {
 		if what == takes {
@@ -93,7 +94,13 @@ func (b *bench) bulkOfMany(ctx context.Context, clients []*goClient, each int, w
 	for _, conn := range conns {
 		working.Go(func() {
 			buf := make([]byte, 32<<10)
-			_, err := conn.Write(ask(what, 1<<50))
+			request, read := ask(what, 1<<50), func(int) {}
+			if what == sends && limit > 0 {
+				var end func()
+				request, read, end = b.target.limited(limit)
+				defer end()
+			}
+			_, err := conn.Write(request)
 			for {
 				var n int
 				if err != nil {
@@ -103,6 +110,7 @@ func (b *bench) bulkOfMany(ctx context.Context, clients []*goClient, each int, w
 				if what == sends {
 					n, err = conn.Read(buf)
 					arrived.Add(int64(n))
+					read(n)
 				} else {
 					_, err = conn.Write(buf)
 				}

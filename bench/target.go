@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -17,6 +18,8 @@ type target struct {
 	addr      string
 	greeter   string       // the address of the other port
 	taken     atomic.Int64 // bytes, since it was made
+	flows     sync.Map     // of *flow, by their number
+	lastFlow  atomic.Int64
 }
 
 // What a target can be asked for.
@@ -25,6 +28,7 @@ const (
 	sends  byte = 'D' // that many bytes
 	takes  byte = 'U' // that many bytes are read, and then one is sent
 	serves byte = 'R' // for each that many bytes as many are sent
+	flows  byte = 'F' // bytes, as the flow of that number allows
 )
 
 // ask is the request of a client.
@@ -116,6 +120,10 @@ func (t *target) serve(conn net.Conn) {
 		}
 		conn.Write([]byte{1})
 		io.Copy(io.Discard, conn)
+	case flows:
+		if f, ok := t.flows.Load(n); ok {
+			f.(*flow).send(conn)
+		}
 	case serves:
 		if n > 1<<20 {
 			return
