@@ -306,7 +306,7 @@ func TestForwardsTakeNoMoreThanAShareOfTheKernelsMemory(t *testing.T) {
 		}
 	}
 	for _, n := range []int{1, 100, 2000} {
-		if each := onTheWay(n); each < 1 || each > 2<<20 || each*int64(n) > 256<<20 {
+		if each := onTheWay(n); each < 1 || each > 2<<20 || each*int64(n) > 128<<20 {
 			t.Errorf("%d forwards have %d bytes each", n, each)
 		}
 	}

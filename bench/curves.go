@@ -62,6 +62,7 @@ const (
 	curveRounds = 3 // enough for medians that a disturbance does not bend
 	curveBytes  = 300_000_000
 	curveLasts  = 2 * time.Second // of the echo
+	bulkLasts   = 4 * time.Second // of many forwards, if the bytes take longer
 	pointTime   = 90 * time.Second
 
 	perConnection = 20 // forwards, on the curve of forwards
@@ -205,7 +206,11 @@ func (c curve) draw(dir string, shown []contender, lines map[string][]line, note
 		p50 = append(p50, series{title(of) + ", p50", false, colour, at(func(s sample) float64 { return s.p50 })})
 		p99 = append(p99, series{title(of) + ", p99", true, colour, at(func(s sample) float64 { return s.p99 })})
 		for _, l := range ls {
-			if text := fmt.Sprintf("The line of %s ends early: %s.", title(of), l.end); l.end != "" && !slices.Contains(ends, text) {
+			text := fmt.Sprintf("No further points of %s: %s.", title(of), l.end)
+			if of.kind == "sshd" {
+				text += " It has two processes for each connection."
+			}
+			if l.end != "" && !slices.Contains(ends, text) {
 				ends = append(ends, text)
 			}
 		}
@@ -213,7 +218,7 @@ func (c curve) draw(dir string, shown []contender, lines map[string][]line, note
 	notes = append(ends, notes...)
 	for name, chart := range map[string]chart{
 		"cpu-" + c.name:     {c.cost, c.counts, "CPU seconds for 10⁹ bytes", cost, notes},
-		"memory-" + c.name:  {"Memory of the server", c.counts, "MiB (PSS)", memory, notes},
+		"memory-" + c.name:  {"Memory of the server at rest", c.counts, "MiB (PSS)", memory, notes},
 		"latency-" + c.name: {c.echo, c.counts, "milliseconds", slices.Concat(p50, p99), notes},
 	} {
 		if err := chart.write(dir, name); err != nil {
@@ -252,7 +257,7 @@ func (b *bench) most() int {
 	return b.manyIdle
 }
 
-// held are the connections of a line, which become more from point to point.
+// held are the connections of a line on which they become more from point to point.
 type held struct{ clients []*goClient }
 
 func (h *held) become(ctx context.Context, b *bench, n int) error {
@@ -272,15 +277,17 @@ func (b *bench) atConnections(ctx context.Context, h *held, n int) (s sample, er
 	return s, err
 }
 
-func (b *bench) atForwards(ctx context.Context, h *held, n int) (s sample, err error) {
-	if err := h.become(ctx, b, max(n/perConnection, 1)); err != nil {
+func (b *bench) atForwards(ctx context.Context, _ *held, n int) (s sample, err error) {
+	clients, err := b.logins(ctx, max(n/perConnection, 1))
+	if err != nil {
 		return s, err
 	}
+	defer closeAll(clients)
 	each := min(n, perConnection)
-	if s, err = b.besideForwards(ctx, h.clients, each); err != nil {
+	if s, err = b.besideForwards(ctx, clients, each); err != nil {
 		return s, err
 	}
-	s.cost, err = b.bulkOfMany(ctx, h.clients, each, sends, onTheWay(n))
+	s.cost, err = b.bulkOfMany(ctx, clients, each, sends, limits{onTheWay(n), bulkLasts})
 	return s, err
 }
 
@@ -288,10 +295,10 @@ func (b *bench) atForwards(ctx context.Context, h *held, n int) (s sample, err e
 // a window of SSH has here, but of all together no more than a quarter of the
 // kernel's memory for TCP.
 func onTheWay(n int) int64 {
-	all := int64(64 << 20)
+	all := int64(32 << 20)
 	if text, err := os.ReadFile("/proc/sys/net/ipv4/tcp_mem"); err == nil {
 		if pages := parseTCPMemory(string(text)); pages > 0 {
-			all = min(pages*int64(os.Getpagesize())/4, 256<<20)
+			all = min(pages*int64(os.Getpagesize())/4, 128<<20)
 		}
 	}
 	return min(2<<20, all/int64(n))

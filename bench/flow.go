@@ -15,7 +15,7 @@ type flow struct {
 }
 
 // piece is what a flow is counted in.
-const piece = 32 << 10
+const piece = 16 << 10
 
 // limited makes a flow. It returns the request for it, what to call with each
 // number of bytes that has been read, and what ends it.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -53,7 +54,7 @@ func measureMany(ctx context.Context, b *bench) error {
 	b.settle(ctx, 0)
 	peak := b.watchMemory(ctx)
 	for _, way := range ways {
-		cost, err := b.bulkOfMany(ctx, busy, each, way.what, 0)
+		cost, err := b.bulkOfMany(ctx, busy, each, way.what, limits{})
 		if err != nil {
 			return err
 		}
@@ -64,15 +65,21 @@ func measureMany(ctx context.Context, b *bench) error {
 	return nil
 }
 
+// limits bound bulkOfMany. The zero limits are none.
+type limits struct {
+	onTheWay int64         // bytes, down each forward
+	lasts    time.Duration // of the warm-up and of what is measured, even if that is fewer bytes
+}
+
 // bulkOfMany moves bytes through many forwards at once, as fast as each can, and
 // returns the server's seconds of processor time for 10^9 bytes. What counts is
-// what has arrived, between two moments at which all are at it. After an upload the
-// clients are closed: windows full of bytes are on their way, which nobody wants.
-// With a limit, no more bytes than that are on their way down each forward.
-func (b *bench) bulkOfMany(ctx context.Context, clients []*goClient, each int, what byte, limit int64) (cost float64, err error) {
+// what has arrived, between two moments at which all are at it. After an upload, or
+// with limits, the clients are closed: windows full of bytes are on their way, which
+// nobody wants, and a slow server would take longer for them than for what counts.
+func (b *bench) bulkOfMany(ctx context.Context, clients []*goClient, each int, what byte, l limits) (cost float64, err error) {
 	conns, err := openAll(ctx, clients, each)
 	closeConns := func() {
-		if what == takes {
+		if what == takes || l != (limits{}) {
 			closeAll(clients)
 		}
 		for _, c := range conns {
@@ -95,9 +102,9 @@ func (b *bench) bulkOfMany(ctx context.Context, clients []*goClient, each int, w
 		working.Go(func() {
 			buf := make([]byte, 32<<10)
 			request, read := ask(what, 1<<50), func(int) {}
-			if what == sends && limit > 0 {
+			if what == sends && l.onTheWay > 0 {
 				var end func()
-				request, read, end = b.target.limited(limit)
+				request, read, end = b.target.limited(l.onTheWay)
 				defer end()
 			}
 			_, err := conn.Write(request)
@@ -118,8 +125,14 @@ func (b *bench) bulkOfMany(ctx context.Context, clients []*goClient, each int, w
 		})
 	}
 	until := func(n int64) error {
+		var over <-chan time.Time
+		if l.lasts > 0 {
+			over = time.After(l.lasts)
+		}
 		for arrived.Load() < n {
 			select {
+			case <-over:
+				return nil
 			case err := <-failed:
 				return err
 			case <-ctx.Done():
@@ -141,7 +154,14 @@ func (b *bench) bulkOfMany(ctx context.Context, clients []*goClient, each int, w
 		return 0, err
 	}
 	after, err := b.cpu()
-	return (after - before) / (float64(arrived.Load()-began) / 1e9), err
+	if err != nil {
+		return 0, err
+	}
+	moved := arrived.Load() - began
+	if moved == 0 {
+		return 0, errors.New("no byte arrives any more")
+	}
+	return (after - before) / (float64(moved) / 1e9), nil
 }
 
 // openAll opens forwards, eight clients at once, each of which opens one after
