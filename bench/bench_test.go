@@ -264,38 +264,62 @@ func TestAPointIsTheMedianOfTheRoundsThatHaveIt(t *testing.T) {
 	}
 }
 
-func TestTheTargetSendsNoMoreThanTheLimitBeforeItIsRead(t *testing.T) {
+func TestNoMoreThanTheLimitIsOnTheWay(t *testing.T) {
 	target, err := newTarget()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer target.close()
-	conn, err := net.Dial("tcp", target.addr)
-	if err != nil {
-		t.Fatal(err)
+	const limit = 2 * piece
+	dial := func(what byte) (net.Conn, *flow) {
+		conn, err := net.Dial("tcp", target.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		request, f := target.limited(what, limit)
+		if _, err := conn.Write(request); err != nil {
+			t.Fatal(err)
+		}
+		return conn, f
 	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
-	request, read, end := target.limited(2 * piece)
-	if _, err := conn.Write(request); err != nil {
-		t.Fatal(err)
-	}
-	buf := make([]byte, 2*piece)
+
+	conn, f := dial(sends)
+	buf := make([]byte, limit)
 	for range 20 {
 		if _, err := io.ReadFull(conn, buf); err != nil {
 			t.Fatal(err)
 		}
 		conn.SetReadDeadline(time.Now().Add(2 * time.Millisecond))
 		if n, err := conn.Read(make([]byte, 1)); n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Fatalf("%d bytes more than the limit, %v", n, err)
+			t.Fatalf("down: %d bytes more than the limit, %v", n, err)
 		}
-		conn.SetDeadline(time.Now().Add(10 * time.Second))
-		read(len(buf) - 1)
-		read(1)
+		conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		f.arrive(limit - 1)
+		f.arrive(1)
 	}
-	end()
+	f.end()
 	if _, err := io.Copy(io.Discard, conn); err != nil {
-		t.Errorf("the flow does not end: %v", err)
+		t.Errorf("down: the flow does not end: %v", err)
+	}
+
+	conn, f = dial(takes)
+	for i := range 20 {
+		if err := f.mayStart(); err != nil {
+			t.Fatal(err)
+		}
+		if sent, taken := int64(i)*piece, target.taken.Load(); sent-taken > limit-piece {
+			t.Errorf("up: %d bytes are sent and %d taken, and one more piece may start", sent, taken)
+		}
+		if _, err := conn.Write(buf[:piece]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.end()
+	f.end()
+	if f.mayStart() == nil {
+		t.Error("up: the flow does not end")
 	}
 }
 

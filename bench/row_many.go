@@ -67,7 +67,7 @@ func measureMany(ctx context.Context, b *bench) error {
 
 // limits bound bulkOfMany. The zero limits are none.
 type limits struct {
-	onTheWay int64         // bytes, down each forward
+	onTheWay int64         // bytes in each forward
 	lasts    time.Duration // of the warm-up and of what is measured, even if that is fewer bytes
 }
 
@@ -78,7 +78,11 @@ type limits struct {
 // nobody wants, and a slow server would take longer for them than for what counts.
 func (b *bench) bulkOfMany(ctx context.Context, clients []*goClient, each int, what byte, l limits) (cost float64, err error) {
 	conns, err := openAll(ctx, clients, each)
+	var flows []*flow
 	closeConns := func() {
+		for _, f := range flows {
+			f.end()
+		}
 		if what == takes || l != (limits{}) {
 			closeAll(clients)
 		}
@@ -99,14 +103,13 @@ func (b *bench) bulkOfMany(ctx context.Context, clients []*goClient, each int, w
 	defer working.Wait()
 	defer closeConns()
 	for _, conn := range conns {
+		request, f := ask(what, 1<<50), (*flow)(nil)
+		if l.onTheWay > 0 {
+			request, f = b.target.limited(what, l.onTheWay)
+			flows = append(flows, f)
+		}
 		working.Go(func() {
-			buf := make([]byte, 32<<10)
-			request, read := ask(what, 1<<50), func(int) {}
-			if what == sends && l.onTheWay > 0 {
-				var end func()
-				request, read, end = b.target.limited(l.onTheWay)
-				defer end()
-			}
+			buf := make([]byte, piece)
 			_, err := conn.Write(request)
 			for {
 				var n int
@@ -117,8 +120,8 @@ func (b *bench) bulkOfMany(ctx context.Context, clients []*goClient, each int, w
 				if what == sends {
 					n, err = conn.Read(buf)
 					arrived.Add(int64(n))
-					read(n)
-				} else {
+					f.arrive(n)
+				} else if err = f.mayStart(); err == nil {
 					_, err = conn.Write(buf)
 				}
 			}

@@ -28,7 +28,9 @@ const (
 	sends  byte = 'D' // that many bytes
 	takes  byte = 'U' // that many bytes are read, and then one is sent
 	serves byte = 'R' // for each that many bytes as many are sent
-	flows  byte = 'F' // bytes, as the flow of that number allows
+
+	sendsFlow byte = 'd' // bytes, as the flow of that number allows
+	takesFlow byte = 'u' // bytes are read, as the flow of that number allows
 )
 
 // ask is the request of a client.
@@ -120,9 +122,13 @@ func (t *target) serve(conn net.Conn) {
 		}
 		conn.Write([]byte{1})
 		io.Copy(io.Discard, conn)
-	case flows:
+	case sendsFlow:
 		if f, ok := t.flows.Load(n); ok {
 			f.(*flow).send(conn)
+		}
+	case takesFlow:
+		if f, ok := t.flows.Load(n); ok {
+			f.(*flow).take(conn, &t.taken)
 		}
 	case serves:
 		if n > 1<<20 {
