@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -289,27 +288,6 @@ func (b *bench) atForwards(ctx context.Context, _ *held, n int) (s sample, err e
 	}
 	s.cost, err = b.bulkOfMany(ctx, clients, each, sends, limits{onTheWay(n), bulkLasts})
 	return s, err
-}
-
-// onTheWay is how many bytes each of n forwards may have on its way: as many as
-// a window of SSH has here, but of all together no more than a quarter of the
-// kernel's memory for TCP.
-func onTheWay(n int) int64 {
-	all := int64(32 << 20)
-	if text, err := os.ReadFile("/proc/sys/net/ipv4/tcp_mem"); err == nil {
-		if pages := parseTCPMemory(string(text)); pages > 0 {
-			all = min(pages*int64(os.Getpagesize())/4, 128<<20)
-		}
-	}
-	return min(2<<20, all/int64(n))
-}
-
-// parseTCPMemory finds the pages from which on the kernel is short of memory for
-// TCP, the second of three numbers (tcp(7), tcp_mem).
-func parseTCPMemory(text string) (pressure int64) {
-	var low int64
-	fmt.Fscan(bufio.NewReader(strings.NewReader(text)), &low, &pressure)
-	return pressure
 }
 
 // besideForwards takes a sample while each client has so many forwards that do

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,7 +56,7 @@ func measureMany(ctx context.Context, b *bench) error {
 	b.settle(ctx, 0)
 	peak := b.watchMemory(ctx)
 	for _, way := range ways {
-		cost, err := b.bulkOfMany(ctx, busy, each, way.what, limits{})
+		cost, err := b.bulkOfMany(ctx, busy, each, way.what, limits{onTheWay: onTheWay(connections * each)})
 		if err != nil {
 			return err
 		}
@@ -65,16 +67,38 @@ func measureMany(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// limits bound bulkOfMany. The zero limits are none.
+// limits bound bulkOfMany. Zero is none.
 type limits struct {
 	onTheWay int64         // bytes in each forward
 	lasts    time.Duration // of the warm-up and of what is measured, even if that is fewer bytes
 }
 
+// onTheWay is how many bytes each of n forwards may have on its way: as many as
+// a window of SSH has here, but of all together no more than a quarter of the
+// kernel's memory for TCP. Without a limit a thousand forwards took all of it,
+// 75,000 segments were sent again, and that was what was measured.
+func onTheWay(n int) int64 {
+	all := int64(32 << 20)
+	if text, err := os.ReadFile("/proc/sys/net/ipv4/tcp_mem"); err == nil {
+		if pages := parseTCPMemory(string(text)); pages > 0 {
+			all = min(pages*int64(os.Getpagesize())/4, 128<<20)
+		}
+	}
+	return min(2<<20, all/int64(n))
+}
+
+// parseTCPMemory finds the pages from which on the kernel is short of memory for
+// TCP, the second of three numbers (tcp(7), tcp_mem).
+func parseTCPMemory(text string) (pressure int64) {
+	var low int64
+	fmt.Sscan(text, &low, &pressure)
+	return pressure
+}
+
 // bulkOfMany moves bytes through many forwards at once, as fast as each can, and
 // returns the server's seconds of processor time for 10^9 bytes. What counts is
 // what has arrived, between two moments at which all are at it. After an upload, or
-// with limits, the clients are closed: windows full of bytes are on their way, which
+// with limited time, the clients are closed: windows full of bytes are on their way, which
 // nobody wants, and a slow server would take longer for them than for what counts.
 func (b *bench) bulkOfMany(ctx context.Context, clients []*goClient, each int, what byte, l limits) (cost float64, err error) {
 	conns, err := openAll(ctx, clients, each)
@@ -83,7 +107,7 @@ func (b *bench) bulkOfMany(ctx context.Context, clients []*goClient, each int, w
 		for _, f := range flows {
 			f.end()
 		}
-		if what == takes || l != (limits{}) {
+		if what == takes || l.lasts > 0 {
 			closeAll(clients)
 		}
 		for _, c := range conns {
