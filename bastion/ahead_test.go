@@ -1,6 +1,7 @@
 package bastion
 
 import (
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -21,7 +22,7 @@ func TestWhatBulkMaySendAheadFollowsTheLine(t *testing.T) {
 		{"one that cannot be", 1.8e19, time.Hour, aheadMost + aheadEver},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			tr := newTraffic(nil, nil, func() (time.Duration, float64) { return c.roundTrip, c.rate })
+			tr := newTraffic(nil, nil, func() (time.Duration, float64) { return c.roundTrip, c.rate }, new(atomic.Int64))
 			const second = int64(time.Second)
 			tr.answered(0, 100*second)
 			if tr.limit != c.want {
@@ -67,7 +68,7 @@ func TestWhatCountsAsMuch(t *testing.T) {
 }
 
 func TestMarkersEndWithWhatIsDisturbed(t *testing.T) {
-	tr := newTraffic(nil, nil, func() (time.Duration, float64) { return 0, 1e8 })
+	tr := newTraffic(nil, nil, func() (time.Duration, float64) { return 0, 1e8 }, new(atomic.Int64))
 	now := clock()
 	tr.small.Store(now)
 	tr.beginAsking(now)

@@ -110,7 +110,7 @@ func newConnection(s *Server, conn net.Conn) *connection {
 	tune(conn, &s.limits)
 	c.wire = newWire(conn, seat, func(err error) { c.cancel(lostCause(err)) }, c.took)
 	c.backlog = newBacklog(s.limits)
-	c.traffic = newTraffic(c.ctx.Done(), c.ask, func() (time.Duration, float64) { return tcpPath(conn) })
+	c.traffic = newTraffic(c.ctx.Done(), c.ask, func() (time.Duration, float64) { return tcpPath(conn) }, &c.wire.out.mixed)
 	c.hostKeys, c.told = s.hostKeys.Load(), make(chan struct{})
 	c.dials = make(chan struct{}, s.limits.MaxPendingDialsPerConnection)
 	c.busy.Store(clock())

@@ -114,6 +114,9 @@ var deaf = regexp.MustCompile(`^SSH-2\.0-(Cisco-1\.|TeraTerm SSH|TTSSH/1\.5\.|TT
 // is no hook for the moment after the login, so the first thing that the client
 // asks for calls it, and for one that asks for nothing, tend.
 func (c *connection) announceHostKeys() {
+	if c.announced.Load() { // the usual case costs a connection nothing
+		return
+	}
 	conn := c.ssh()
 	if conn == nil || !c.announced.CompareAndSwap(false, true) {
 		return

@@ -79,6 +79,9 @@ type traffic struct {
 	ask  func() bool
 	path func() (roundTrip time.Duration, rate float64) // see tcpPath
 
+	last  atomic.Pointer[lane] // that wrote
+	mixed *atomic.Int64        // when another one wrote than before: see outgoing
+
 	sent  atomic.Int64 // bytes of forwards that are written
 	small atomic.Int64 // when a lane that moves little last moved a byte: see clock; 0: never
 
@@ -116,8 +119,8 @@ type laneMark struct {
 	at   int64
 }
 
-func newTraffic(over <-chan struct{}, ask func() bool, path func() (time.Duration, float64)) *traffic {
-	return &traffic{over: over, ask: ask, path: path, limit: aheadLeast}
+func newTraffic(over <-chan struct{}, ask func() bool, path func() (time.Duration, float64), mixed *atomic.Int64) *traffic {
+	return &traffic{over: over, ask: ask, path: path, mixed: mixed, limit: aheadLeast}
 }
 
 // A meter tells whether much is moved.
@@ -153,6 +156,7 @@ func (s *channelStream) Write(p []byte) (n int, err error) {
 	l := s.lane
 	for {
 		piece, now := p[n:], clock()
+		l.writes(now)
 		much := l.down.add(len(piece), now)
 		if l.bulk.Load() != much {
 			l.bulk.Store(much)
@@ -177,6 +181,17 @@ func (s *channelStream) Write(p []byte) (n int, err error) {
 func (s *channelStream) Close() error {
 	s.lane.leave()
 	return s.Channel.Close()
+}
+
+// writes notes which lane writes.
+func (l *lane) writes(now int64) {
+	t := l.traffic
+	if last := t.last.Load(); last != l {
+		t.last.Store(l)
+		if last != nil {
+			t.mixed.Store(now)
+		}
+	}
 }
 
 // mark notes that a lane that moves little has moved a byte.

@@ -1,6 +1,7 @@
 package bastion
 
 import (
+	"io"
 	"net"
 	"sync"
 	"syscall"
@@ -65,11 +66,11 @@ func (c *clientReader) next() ([]byte, error) {
 	return p[:n+more], err
 }
 
-// targetReader reads what a target sends. Where that is no socket it holds a
+// targetReader reads what a target sends. Where it cannot be read directly it holds a
 // short buffer for as long as it reads.
 type targetReader struct {
 	conn  net.Conn
-	raw   syscall.RawConn // nil: it is no socket
+	raw   syscall.RawConn // nil: it cannot be read directly
 	try   func(fd uintptr) bool
 	lent  lent
 	short *[shortBuffer]byte // what p is in, where it is not in lent
@@ -80,10 +81,8 @@ type targetReader struct {
 
 func newTargetReader(conn net.Conn) *targetReader {
 	t := &targetReader{conn: conn}
-	if socket, ok := conn.(*net.TCPConn); ok && readsSockets {
-		if raw, err := socket.SyscallConn(); err == nil {
-			t.raw, t.try = raw, t.read
-		}
+	if t.raw = rawSocket(conn); t.raw != nil {
+		t.try = t.read
 	}
 	return t
 }
@@ -101,6 +100,53 @@ func (t *targetReader) next() ([]byte, error) {
 		return nil, err // closed, or past a deadline
 	}
 	return t.p, t.err
+}
+
+// read reads from the socket fd, which does not block, and reports whether that
+// needs no wait. A wait holds no buffer, and a short answer a short one.
+func (t *targetReader) read(fd uintptr) bool {
+	if t.lent.buf != nil {
+		n, err := t.readInto(fd, t.lent.buf[:])
+		if err != syscall.EAGAIN {
+			t.p, t.err = t.lent.buf[:n], err
+			return true
+		}
+		t.lent.giveBack()
+		return false
+	}
+	t.takeShort()
+	n, err := t.readInto(fd, t.short[:])
+	if err == syscall.EAGAIN {
+		t.giveShort()
+		return false
+	}
+	t.p, t.err = t.short[:n], err
+	if n < len(t.short) {
+		return true
+	}
+	p := t.lent.take()
+	copy(p, t.short[:])
+	t.giveShort()
+	more, err := t.readInto(fd, p[n:])
+	if err != syscall.EAGAIN { // the kernel tells an error once
+		t.err = err
+	}
+	t.p = p[:n+more]
+	return true
+}
+
+// readInto returns io.EOF at the end, and syscall.EAGAIN where it would wait.
+func (t *targetReader) readInto(fd uintptr, p []byte) (int, error) {
+	n, err := readDirect(fd, p, nil)
+	switch {
+	case err == syscall.EAGAIN:
+		return 0, err
+	case err != nil:
+		return 0, socketError(t.conn, "read", err)
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
 }
 
 // giveBack ends the use of what next returned.

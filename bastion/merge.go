@@ -2,7 +2,6 @@ package bastion
 
 import (
 	"encoding/binary"
-	"net"
 	"sync"
 )
 
@@ -30,16 +29,16 @@ type merger struct {
 	newKeys bool // the packet is the first NEWKEYS
 	tag     int  // bytes behind a packet
 	held    *[pieceSize]byte
-	n       int         // bytes in held
-	both    [2][]byte   // held and what follows
-	pair    net.Buffers // of both
+	n       int // bytes in held
 }
 
 var pieces = sync.Pool{New: func() any { return new([pieceSize]byte) }}
 
-// write writes p, or holds it until the rest of the packet comes. It returns how
-// many bytes of p are done with, and how many went to conn.
-func (m *merger) write(conn net.Conn, p []byte) (n, sent int, err error) {
+// A packetWriter writes a, then b, which are a packet together.
+type packetWriter interface{ write(a, b []byte) error }
+
+// write writes p, or holds it until the rest of the packet comes.
+func (m *merger) write(out packetWriter, p []byte) error {
 	ends := m.follow(p)
 	switch {
 	case !ends && !m.lost && m.n+len(p) <= pieceSize:
@@ -47,18 +46,14 @@ func (m *merger) write(conn net.Conn, p []byte) (n, sent int, err error) {
 			m.held = pieces.Get().(*[pieceSize]byte)
 		}
 		m.n += copy(m.held[m.n:], p)
-		return len(p), 0, nil
+		return nil
 	case m.n == 0:
-		n, err = conn.Write(p)
-		return n, n, err
+		return out.write(p, nil)
 	}
-	m.both = [2][]byte{m.held[:m.n], p}
-	m.pair = m.both[:]
-	all, err := m.pair.WriteTo(conn)
-	n = max(0, int(all)-m.n)
+	err := out.write(m.held[:m.n], p)
 	pieces.Put(m.held)
-	m.held, m.n, m.both, m.pair = nil, 0, [2][]byte{}, nil
-	return n, int(all), err
+	m.held, m.n = nil, 0
+	return err
 }
 
 // follow notes what p brings, and reports whether a packet ends with it.

@@ -48,7 +48,7 @@ func TestReadingAheadGivesEveryByteAndHoldsNothing(t *testing.T) {
 	if err := <-waits; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("closed while it waits: %v", err)
 	}
-	if r.buf != nil || r.left != nil || r.into[1] != nil {
+	if r.buf != nil || r.left != nil || r.asked != nil {
 		t.Error("a buffer is held")
 	}
 }

@@ -77,8 +77,9 @@ type relayed struct {
 	downEnded atomic.Bool // the target's bytes ended in order, before the client was told
 	downOver  chan struct{}
 
-	upWrite sync.Mutex  // held while the target is written and the bytes counted
-	upEnded atomic.Bool // the target was told that the client's bytes have ended
+	upWrite  sync.Mutex // held while the target is written and the bytes counted
+	toTarget *socketWriter
+	upEnded  atomic.Bool // the target was told that the client's bytes have ended
 
 	downCount sync.Mutex
 	counted   bool // the count of down is final; guarded by downCount
@@ -93,6 +94,7 @@ func relay(conn, cut context.Context, client Stream, target net.Conn, flow *flow
 	r := &relayed{
 		conn: conn, client: client, target: target, flow: flow,
 		up: make(chan error, 1), down: make(chan error, 1), downOver: make(chan struct{}),
+		toTarget: newSocketWriter(target),
 	}
 	flow.touch()
 	go r.copyUp()
@@ -272,7 +274,7 @@ func (r *relayed) writeTarget(p []byte) error {
 	}
 	r.upWrite.Lock()
 	defer r.upWrite.Unlock()
-	n, err := r.target.Write(p)
+	n, err := r.toTarget.Write(p)
 	r.flow.up.Add(uint64(n))
 	r.flow.touch()
 	return err

@@ -28,6 +28,7 @@ type wire struct {
 
 	more   *readAhead // after the login; nil: the socket is read as it is
 	merger *merger    // nil: packets are written as the library does
+	out    *outgoing
 
 	left   int           // bytes that may be read before begun; negative: any. The reader's, see pace
 	begun  chan struct{} // closed when a login begins
@@ -39,6 +40,7 @@ func newWire(c net.Conn, seat *seat, lost func(error), took func(n int)) *wire {
 	w := &wire{Conn: c, lost: lost, took: took, left: -1, begun: make(chan struct{}), closed: make(chan struct{})}
 	w.before.seat = seat
 	w.more = newReadAhead(c)
+	w.out = newOutgoing(c, w.broken)
 	w.heard.Store(clock())
 	return w
 }
@@ -87,7 +89,8 @@ func (w *wire) came(n int, err error) {
 	}
 }
 
-// Write ends the connection when it fails: nothing can be answered any more.
+// Write ends the connection when it fails, at once or later: nothing can be
+// answered any more.
 func (w *wire) Write(p []byte) (int, error) {
 	if !w.before.over.Load() {
 		if w.before.line != "" {
@@ -95,25 +98,28 @@ func (w *wire) Write(p []byte) (int, error) {
 		}
 		w.before.writes.Add(1)
 	}
-	n, sent, err := w.write(p)
-	w.moved.Add(int64(sent))
-	if err != nil {
-		w.failed(err)
-		w.Close()
+	var err error
+	if w.merger != nil {
+		err = w.merger.write(w.out, p)
+	} else {
+		err = w.out.write(p, nil)
 	}
-	return n, err
+	if err != nil {
+		return 0, err
+	}
+	w.moved.Add(int64(len(p)))
+	return len(p), nil
 }
 
-func (w *wire) write(p []byte) (n, sent int, err error) {
-	if w.merger != nil {
-		return w.merger.write(w.Conn, p)
-	}
-	n, err = w.Conn.Write(p)
-	return n, n, err
+// broken is told that nothing can be written any more.
+func (w *wire) broken(err error) {
+	w.failed(err)
+	w.Close()
 }
 
 func (w *wire) Close() error {
 	w.once.Do(func() { close(w.closed) })
+	w.out.close()
 	return w.Conn.Close()
 }
 

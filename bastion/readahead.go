@@ -3,11 +3,8 @@ package bastion
 import (
 	"io"
 	"net"
-	"os"
 	"sync"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // readAheadSize is how much more is read from a client's socket than is asked
@@ -31,19 +28,15 @@ type readAhead struct {
 	left []byte               // of buf
 
 	// Of a read that waits.
-	into [2][]byte // what is asked for, and buf
-	n    int       // bytes that came
-	err  error
+	asked []byte // where they are wanted
+	n     int    // bytes that came
+	err   error
 }
 
-// newReadAhead returns nil if conn is no socket.
+// newReadAhead returns nil if conn cannot be read directly.
 func newReadAhead(conn net.Conn) *readAhead {
-	sc, ok := conn.(syscall.Conn)
-	if !ok {
-		return nil
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
+	raw := rawSocket(conn)
+	if raw == nil {
 		return nil
 	}
 	r := &readAhead{conn: conn, raw: raw}
@@ -54,9 +47,9 @@ func newReadAhead(conn net.Conn) *readAhead {
 // Read returns what is left, or waits for more; then came is how much that was.
 func (r *readAhead) Read(p []byte) (n, came int, err error) {
 	if r.buf == nil {
-		r.into[0], r.n, r.err = p, 0, nil
+		r.asked, r.n, r.err = p, 0, nil
 		err := r.raw.Read(r.fill)
-		r.into = [2][]byte{}
+		r.asked = nil
 		if err == nil {
 			err = r.err
 		}
@@ -72,12 +65,8 @@ func (r *readAhead) Read(p []byte) (n, came int, err error) {
 // read is called when there may be something to read; false: there is not.
 func (r *readAhead) read(fd uintptr) bool {
 	r.buf = readAheads.Get().(*[readAheadSize]byte)
-	r.into[1] = r.buf[:]
-	n, err := unix.Readv(int(fd), r.into[:])
-	for err == unix.EINTR {
-		n, err = unix.Readv(int(fd), r.into[:])
-	}
-	asked := len(r.into[0])
+	n, err := readDirect(fd, r.asked, r.buf[:])
+	asked := len(r.asked)
 	switch {
 	case n > asked:
 		r.n, r.left = n, r.buf[:n-asked]
@@ -88,8 +77,8 @@ func (r *readAhead) read(fd uintptr) bool {
 		return true
 	case err == nil:
 		r.err = io.EOF
-	case err != unix.EAGAIN:
-		r.err = &net.OpError{Op: "read", Net: r.conn.LocalAddr().Network(), Source: r.conn.LocalAddr(), Addr: r.conn.RemoteAddr(), Err: os.NewSyscallError("read", err)}
+	case err != syscall.EAGAIN:
+		r.err = socketError(r.conn, "read", err)
 	}
 	r.give()
 	return r.err != nil
@@ -97,5 +86,5 @@ func (r *readAhead) read(fd uintptr) bool {
 
 func (r *readAhead) give() {
 	readAheads.Put(r.buf)
-	r.buf, r.left, r.into[1] = nil, nil, nil // or a wait would keep it from being collected
+	r.buf, r.left = nil, nil
 }
