@@ -97,7 +97,7 @@ func (t *targetReader) next() ([]byte, error) {
 	}
 	t.p, t.err = nil, nil
 	if err := t.raw.Read(t.try); err != nil {
-		return nil, err // closed, or past a deadline
+		return nil, plainError(err) // closed, or past a deadline
 	}
 	return t.p, t.err
 }

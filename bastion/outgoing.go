@@ -1,9 +1,7 @@
 package bastion
 
 import (
-	"cmp"
 	"net"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,34 +17,35 @@ const (
 	// too, once they have.
 	crowdedFor = time.Millisecond
 
-	// drainMost is how long a close may wait for a write that others wait behind.
+	// drainMost is how long a close may take for what is gathered.
 	drainMost = 2 * time.Second
 )
 
 var gatherers = sync.Pool{New: func() any { return new([gatherSize]byte) }}
 
 // An outgoing writes to a client's socket. While several forwards write by turns,
-// their small packets are gathered, and written by the one goroutine that comes
-// after those which can run already: for 20 forwards of a connection with requests
-// of 4 KiB a request costs a quarter less CPU time so, with one processor and with
+// their small packets are gathered, and written by one goroutine that comes after
+// those which can run already: for 20 forwards of a connection with requests of
+// 4 KiB a request costs a quarter less CPU time so, with one processor and with
 // two. What comes alone is written at once.
 //
 // The library writes one packet at a time, so there are two goroutines here at
-// most, and whoever closes. What is gathered is always about to be written: nothing
-// else has to happen for that. What the socket does not take holds a Write when
-// gatherSize is full.
+// most, and those that close. What is gathered is always about to be written:
+// nothing else has to happen for that. What the socket does not take holds a write
+// when gatherSize is full.
 type outgoing struct {
 	socket *socketWriter
 	mixed  atomic.Int64 // when it last changed which forward writes: see clock; 0: never
-	broken func(error)  // is told, once, that a write has failed
+	broken func(error)  // is told, once, that a write has failed; not by a close
 
 	mu       sync.Mutex
-	idle     sync.Cond // writing has ended
+	idle     sync.Cond // writing or draining has ended
 	writing  bool      // the socket is being written
 	flushing bool      // a goroutine is about to write what is gathered
+	draining bool      // a close is
 	buf      *[gatherSize]byte
-	n        int // bytes gathered in buf
-	err      error
+	n        int   // bytes gathered in buf
+	err      error // of all writes from now on
 }
 
 func newOutgoing(conn net.Conn, broken func(error)) *outgoing {
@@ -60,19 +59,23 @@ func newOutgoing(conn net.Conn, broken func(error)) *outgoing {
 func (o *outgoing) write(a, b []byte) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.err != nil {
-		return o.err
-	}
-	if o.gathers(len(a) + len(b)) {
+	switch {
+	case o.err != nil:
+	case o.gathers(len(a) + len(b)):
 		o.gather(a)
 		o.gather(b)
 		if !o.flushing {
 			o.flushing = true
-			go o.flush()
+			o.flushLast()
 		}
-		return nil
+	default:
+		for o.writing {
+			o.idle.Wait()
+		}
+		if o.err == nil {
+			return o.writeOut(a, b)
+		}
 	}
-	o.writeOut(a, b)
 	return o.err
 }
 
@@ -95,15 +98,30 @@ func (o *outgoing) gather(p []byte) {
 	o.n += copy(o.buf[o.n:], p)
 }
 
-// writeOut writes what is gathered, a, and b. o.mu must be held; it is not while
-// the socket is written.
-func (o *outgoing) writeOut(a, b []byte) {
+// flushLast has what is gathered written by a goroutine that waits its turn. A new
+// one would be the next to run, before those that have packets too; but if another
+// is started behind it, it goes to the end of the processor's queue. (Gosched puts
+// it into the queue of all processors, which a busy one looks at much later.)
+func (o *outgoing) flushLast() {
+	go o.flush()
+	go func() {}()
+}
+
+func (o *outgoing) flush() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	for o.writing {
 		o.idle.Wait()
 	}
-	if o.err != nil {
-		return
+	o.flushing = false
+	if o.n > 0 && o.err == nil {
+		o.writeOut(nil, nil)
 	}
+}
+
+// writeOut writes what is gathered, a, and b. o.mu must be held, and nobody else
+// be writing; it is not held while the socket is written.
+func (o *outgoing) writeOut(a, b []byte) error {
 	var gathered []byte
 	buf := o.buf
 	if buf != nil {
@@ -118,41 +136,39 @@ func (o *outgoing) writeOut(a, b []byte) {
 	o.mu.Lock()
 	o.writing = false
 	o.idle.Broadcast()
-	if err != nil && o.err == nil {
+	switch {
+	case err == nil:
+		return nil
+	case o.err == nil:
 		o.err = err
 		o.mu.Unlock()
 		o.broken(err)
 		o.mu.Lock()
 	}
+	return o.err
 }
 
-// flush writes what is gathered, after the goroutines that can run now.
-func (o *outgoing) flush() {
-	runtime.Gosched()
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.flushing = false
-	if o.n > 0 {
-		o.writeOut(nil, nil)
-	}
-}
-
-// close gives the socket what is gathered, as far as it takes that at once, or
-// has taken all that comes before within drainMost. Nothing is written any more.
+// close ends all writing. What is gathered is still given to the socket, as far as
+// it takes that within drainMost; when close returns, the socket may be closed.
 func (o *outgoing) close() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	for o.draining {
+		o.idle.Wait()
+	}
 	if o.err != nil {
 		return
 	}
-	if o.n > 0 && o.writing {
-		o.socket.conn.SetWriteDeadline(time.Now().Add(drainMost))
-		for o.writing {
-			o.idle.Wait()
-		}
+	o.err = net.ErrClosed
+	if o.n == 0 {
+		return
 	}
-	if o.n > 0 && o.err == nil {
-		o.socket.writeNow(o.buf[:o.n])
+	o.draining = true
+	o.socket.conn.SetWriteDeadline(time.Now().Add(drainMost))
+	for o.writing {
+		o.idle.Wait()
 	}
-	o.err = cmp.Or(o.err, net.ErrClosed)
+	o.writeOut(nil, nil)
+	o.draining = false
+	o.idle.Broadcast()
 }

@@ -50,7 +50,7 @@ func (r *readAhead) Read(p []byte) (n, came int, err error) {
 		r.asked, r.n, r.err = p, 0, nil
 		err := r.raw.Read(r.fill)
 		r.asked = nil
-		if err == nil {
+		if err = plainError(err); err == nil {
 			err = r.err
 		}
 		return min(r.n, len(p)), r.n, err

@@ -3,6 +3,7 @@ package bastion
 import (
 	"net"
 	"os"
+	"strings"
 	"syscall"
 )
 
@@ -37,7 +38,7 @@ func (w *socketWriter) writeAll(a, b, c []byte) (int, error) {
 	if w.raw == nil {
 		w.writeEach()
 	} else if err := w.raw.Write(w.try); err != nil { // closed, or past a deadline
-		w.err = err
+		w.err = plainError(err)
 	}
 	w.left = [3][]byte{}
 	return w.n, w.err
@@ -51,11 +52,6 @@ func (w *socketWriter) writeEach() {
 			w.n += n
 		}
 	}
-}
-
-// writeNow writes what p holds, as far as the socket takes it without a wait.
-func (w *socketWriter) writeNow(p []byte) {
-	w.raw.Control(func(fd uintptr) { writeDirect(fd, &[3][]byte{p}) })
 }
 
 // write is called when the socket may take something; false: it does not.
@@ -83,14 +79,14 @@ func (w *socketWriter) write(fd uintptr) bool {
 	}
 }
 
-// rawSocket is how to reach the socket of conn; nil if it has none, or if sockets
-// are not used directly here.
+// rawSocket is how to reach the socket of conn; nil if it is no TCP connection, or
+// if sockets are not used directly here.
 func rawSocket(conn net.Conn) syscall.RawConn {
-	sc, ok := conn.(syscall.Conn)
+	tcp, ok := conn.(*net.TCPConn)
 	if !ok || !direct {
 		return nil
 	}
-	raw, err := sc.SyscallConn()
+	raw, err := tcp.SyscallConn()
 	if err != nil {
 		return nil
 	}
@@ -100,4 +96,12 @@ func rawSocket(conn net.Conn) syscall.RawConn {
 // socketError is err as package net tells it.
 func socketError(conn net.Conn, op string, err error) error {
 	return &net.OpError{Op: op, Net: conn.LocalAddr().Network(), Source: conn.LocalAddr(), Addr: conn.RemoteAddr(), Err: os.NewSyscallError(op, err)}
+}
+
+// plainError takes out of an error how the socket was reached.
+func plainError(err error) error {
+	if op, ok := err.(*net.OpError); ok {
+		op.Op = strings.TrimPrefix(op.Op, "raw-")
+	}
+	return err
 }
