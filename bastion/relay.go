@@ -148,8 +148,8 @@ func (r *relayed) flush(cut context.Context, up chan error) *endCause {
 	orderly := r.downEnded.Load()
 	look := time.NewTicker(flushStall / 100)
 	defer look.Stop()
-	began, moved := time.Now(), time.Now()
-	taken, unsent := r.flow.up.Load(), unacked(r.target)
+	began := time.Now()
+	moved, taken, unsent := began, uint64(0), -1 // unlike what the first look sees
 	for {
 		if up == nil && unacked(r.target) == 0 {
 			if orderly {
