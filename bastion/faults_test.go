@@ -56,7 +56,6 @@ func (h holes) DialContext(ctx context.Context, network, addr string) (net.Conn,
 
 func startFaulty(t *testing.T) *faulty {
 	f := &faulty{t: t}
-	limits := bastion.DefaultLimits()
 	f.Bastion = bastiontest.Start(t, bastiontest.Options{
 		Policy: `version: 1
 users:
@@ -68,7 +67,7 @@ grants:
 `,
 		Networks: []string{"127.0.0.1/32", "10.0.0.0/16"},
 		DNS:      faultyDNS(t),
-		Dialer:   holes{bastion.NewDialer(limits)},
+		Dialer:   holes{bastion.NewDialer()},
 		Limits: func(l *bastion.Limits) {
 			l.DialTimeout = 3 * time.Second
 			l.MaxStartupsPerSource, l.MaxForwardsPerConnection = 100, 1000 // those owed to a target that stalls count for 2 s

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -136,7 +137,7 @@ type Forwarder struct {
 	// closeOnLogFailure ends what runs when a record cannot be written.
 	// Otherwise only new forwards are refused.
 	closeOnLogFailure bool
-	log               logrus.FieldLogger
+	log               *logrus.Logger
 	now               func() time.Time // for the policy's conditions
 
 	live        live
@@ -195,6 +196,7 @@ type forward struct {
 	following atomic.Int64
 	away      absence  // only the follower uses it
 	dialled   net.Conn // set before the relay begins
+	tuned     bool     // dialled is, see tuneTarget; only tend uses it
 	looked    int64    // when it was last asked whether dialled has vanished: see clock; only tend uses it
 }
 
@@ -387,7 +389,7 @@ func (fw *forward) target() string {
 
 func (fw *forward) targetLocked() string {
 	host := cmp.Or(fw.host, printable(fw.ask.Target.Host))
-	return net.JoinHostPort(host, fmt.Sprint(fw.ask.Target.Port))
+	return net.JoinHostPort(host, strconv.FormatUint(uint64(fw.ask.Target.Port), 10))
 }
 
 // sentence is what the client is told; the id finds the record.

@@ -276,6 +276,10 @@ func (f *Forwarder) tendOne(fw *forward) {
 	if !fw.relaying() {
 		return
 	}
+	if !fw.tuned {
+		fw.tuned = true
+		tuneTarget(fw.dialled, &f.limits)
+	}
 	quiet := fw.flow.quiet()
 	switch idle, half := f.limits.IdleForward, f.limits.HalfClosed; {
 	case idle > 0 && quiet >= idle:

@@ -159,7 +159,7 @@ func New(c Config) (*Server, error) {
 		s.forwarder.dns = noNames{}
 	}
 	if c.Dialer == nil {
-		s.forwarder.dialer = NewDialer(c.Limits)
+		s.forwarder.dialer = NewDialer()
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.tending = cancel

@@ -54,12 +54,20 @@ func keepalive(limits *Limits) net.KeepAliveConfig {
 	return net.KeepAliveConfig{Enable: true, Idle: interval, Interval: max(interval/3, time.Second), Count: missed}
 }
 
-// NewDialer returns the Dialer for targets on the server's own network. The
-// TCP keepalive finds targets that vanished while nothing is sent.
+// NewDialer returns the Dialer for targets on the server's own network.
 //
 // It sets no TCP_USER_TIMEOUT: Linux counts that, too, against a peer that
 // acknowledges everything and only has no room for more, and a database may
-// well read nothing for minutes. See vanished.
-func NewDialer(limits Limits) Dialer {
-	return &net.Dialer{KeepAliveConfig: keepalive(&limits)}
+// well read nothing for minutes. See vanished. Nor does it turn the TCP
+// keepalive on: see tuneTarget.
+func NewDialer() Dialer { return &net.Dialer{KeepAlive: -1} }
+
+// tuneTarget sets the TCP keepalive of a target's socket, where it is one: it
+// finds targets that vanished while nothing is sent. It takes four system
+// calls, 3.5 % of what a short forward costs, and can do nothing within the
+// first second. So it is left to tend, a quarter of a second after the dial.
+func tuneTarget(c net.Conn, limits *Limits) {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		tcp.SetKeepAliveConfig(keepalive(limits))
+	}
 }

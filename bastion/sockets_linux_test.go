@@ -45,9 +45,10 @@ func TestASocketWhosePeerHasVanishedLivesFor100SecondsAtMost(t *testing.T) {
 	const most = 100 * time.Second
 	limits := DefaultLimits()
 	dialled, accepted := pairBy(t, func(addr string) (net.Conn, error) {
-		return NewDialer(limits).DialContext(context.Background(), "tcp", addr)
+		return NewDialer().DialContext(context.Background(), "tcp", addr)
 	})
 	tune(accepted, &limits)
+	tuneTarget(dialled, &limits)
 
 	// By our own keepalive first, which knows the reason; then by the kernel.
 	tick := tendEvery(limits.KeepaliveInterval)
@@ -79,9 +80,10 @@ func TestKeepalivesThatAreOffLeaveAClientsSocketAlone(t *testing.T) {
 	limits := DefaultLimits()
 	limits.KeepaliveInterval = 0
 	dialled, accepted := pairBy(t, func(addr string) (net.Conn, error) {
-		return NewDialer(limits).DialContext(context.Background(), "tcp", addr)
+		return NewDialer().DialContext(context.Background(), "tcp", addr)
 	})
 	tune(accepted, &limits)
+	tuneTarget(dialled, &limits)
 	if n := option(t, accepted, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); n != 0 {
 		t.Errorf("TCP_USER_TIMEOUT of a client is %d ms", n)
 	}
