@@ -26,13 +26,18 @@ const (
 )
 
 // logLine is the start of an operational line about a forward.
-func (f *Forwarder) logLine(fw *forward) *logrus.Entry { return f.log.WithFields(f.logFields(fw)) }
+func (f *Forwarder) logLine(fw *forward) *logrus.Entry { return f.lineOf(f.logFields(fw)) }
+
+// lineOf is what WithFields of the log returns, without a copy of the fields.
+func (f *Forwarder) lineOf(fields logrus.Fields) *logrus.Entry {
+	return &logrus.Entry{Logger: f.log, Data: fields}
+}
 
 func (f *Forwarder) logFields(fw *forward) logrus.Fields {
-	fields := logrus.Fields{
-		fieldForward: fw.id, fieldConn: fw.principal.Conn, fieldUser: fw.principal.User,
-		fieldSource: fw.principal.Source, fieldTarget: fw.target(),
-	}
+	const most = 16 // with those of an end; a map that grows costs more than the line
+	fields := make(logrus.Fields, most)
+	fields[fieldForward], fields[fieldConn], fields[fieldUser] = fw.id, fw.principal.Conn, fw.principal.User
+	fields[fieldSource], fields[fieldTarget] = fw.principal.Source, fw.target()
 	fw.mu.Lock()
 	if fw.grant != "" {
 		fields[fieldGrant] = fw.grant

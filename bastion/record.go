@@ -65,7 +65,7 @@ func (f *Forwarder) end(fw *forward, t audit.Type, cause *endCause) {
 	if rec.Detail != "" {
 		fields[fieldDetail] = printable(rec.Detail)
 	}
-	line := f.log.WithFields(fields)
+	line := f.lineOf(fields)
 	if t == audit.ForwardFail {
 		line.Warn("forward failed")
 	} else {

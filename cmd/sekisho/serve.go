@@ -17,6 +17,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"sekisho/audit"
 	"sekisho/audit/ship"
@@ -96,7 +97,11 @@ func newLog(w io.Writer, level, format string) (*logrus.Logger, error) {
 	log.SetLevel(l)
 	switch format {
 	case "text":
-		log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, TimestampFormat: time.RFC3339})
+		text := &logrus.TextFormatter{FullTimestamp: true, TimestampFormat: time.RFC3339}
+		log.SetFormatter(text)
+		if f, ok := w.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
+			log.SetFormatter(textLines{text})
+		}
 	case "json":
 		log.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})
 	default:
