@@ -313,6 +313,48 @@ func TestARecordThatIsStartedIsWaitedForBySomebodyElse(t *testing.T) {
 	}
 }
 
+func TestTheEndOfAForwardWaitsForCompany(t *testing.T) {
+	end := Record{Type: ForwardClose, Forward: "f1"}
+	for name, c := range map[string]struct {
+		then  func(l *Log) error // what comes after the end was handed in
+		waits time.Duration
+	}{
+		"nobody comes":       {func(*Log) error { return nil }, company},
+		"somebody who waits": {func(l *Log) error { return jot(l, "open") }, 0},
+		"as many as there is room for": {func(l *Log) error {
+			for range maxCompany - 1 {
+				l.Start(end)
+			}
+			return nil
+		}, 0},
+		"the log is closed": {func(l *Log) error { return l.Close() }, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, d := t.TempDir(), &testDisk{}
+			synctest.Test(t, func(t *testing.T) {
+				l := open(t, dir, Options{disk: d})
+				before, began := d.syncs.Load(), time.Now()
+				p := l.Start(end)
+				synctest.Wait() // until the writer has it
+				if n := l.Stats().Waiting; n != 1 {
+					t.Errorf("%d records wait", n)
+				}
+				try(t, c.then(l))
+				if err := p.Wait(context.Background()); err != nil {
+					t.Error(err)
+				}
+				if n := d.syncs.Load() - before; n != 1 {
+					t.Errorf("%d fsyncs for all", n)
+				}
+				if waited := time.Since(began); waited != c.waits {
+					t.Errorf("it waited for %v, want %v", waited, c.waits)
+				}
+				l.Close()
+			})
+		})
+	}
+}
+
 // block lets every fsync wait until let is called.
 func block(t testing.TB, d *testDisk) (let func()) {
 	open := make(chan struct{})

@@ -148,10 +148,11 @@ func (s *stats) show() {
 
 // measured is commit, and notes what becomes of it.
 func (l *Log) measured(n int) error {
+	s := &l.stats
 	if n == 0 {
+		s.batch.Store(0) // of those that were withdrawn while they waited for company
 		return l.commit(0)
 	}
-	s := &l.stats
 	began := time.Now().UTC()
 	s.batch.Store(int64(n))
 	s.writing.Store(began.UnixNano())
