@@ -142,6 +142,9 @@ func (r *relayed) wait(cut context.Context) *endCause {
 // flush gives the target what the client sent before it went, for as long as
 // the target takes it, and then says why the client went. Up is nil if that
 // direction has ended already.
+//
+// A target mostly answers the end by its own, which acknowledges all: so it is
+// looked at then, and not only when the ticker comes.
 func (r *relayed) flush(cut context.Context, up chan error) *endCause {
 	// A client that answers the target's end by closing its channel has ended
 	// in order, even if the order in which that is noticed differs.
@@ -150,6 +153,7 @@ func (r *relayed) flush(cut context.Context, up chan error) *endCause {
 	defer look.Stop()
 	began := time.Now()
 	moved, taken, unsent := began, uint64(0), -1 // unlike what the first look sees
+	ended := r.downOver
 	for {
 		if up == nil && unacked(r.target) == 0 {
 			if orderly {
@@ -163,6 +167,8 @@ func (r *relayed) flush(cut context.Context, up chan error) *endCause {
 			if err != nil {
 				return targetCause(err)
 			}
+		case <-ended:
+			ended = nil
 		case <-cut.Done():
 			r.abort()
 			return causeOf(cut, &endCause{reasonClientGone, "the connection ended"})
