@@ -59,13 +59,14 @@ func (f *Forwarder) end(fw *forward, t audit.Type, cause *endCause) {
 		result = "fail"
 	}
 	f.counts.forward(result, cause.reason)
-	fields := f.logFields(fw)
-	fields[fieldReason], fields["duration_ms"] = rec.Reason, rec.Duration.Milliseconds()
-	fields["bytes_up"], fields["bytes_down"] = rec.BytesUp, rec.BytesDown
-	if rec.Detail != "" {
-		fields[fieldDetail] = printable(rec.Detail)
+	more := []Field{
+		{fieldReason, rec.Reason}, {"duration_ms", rec.Duration.Milliseconds()},
+		{"bytes_up", rec.BytesUp}, {"bytes_down", rec.BytesDown},
 	}
-	line := f.lineOf(fields)
+	if rec.Detail != "" {
+		more = append(more, Field{fieldDetail, printable(rec.Detail)})
+	}
+	line := f.logLine(fw, more...)
 	if t == audit.ForwardFail {
 		line.Warn("forward failed")
 	} else {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"sekisho/bastion"
 )
 
 func TestALineOfTheOperationalLogIsWhatLogrusMakesOfIt(t *testing.T) {
@@ -31,12 +33,31 @@ func TestALineOfTheOperationalLogIsWhatLogrusMakesOfIt(t *testing.T) {
 	} {
 		for _, level := range []logrus.Level{logrus.InfoLevel, logrus.WarnLevel, logrus.ErrorLevel, logrus.DebugLevel} {
 			e.Level, e.Time = level, time.Date(2026, 11, 24, 10, 12, 7, 123, time.FixedZone("", 9*3600))
-			got, want := formatted(t, textLines{theirs}, e), formatted(t, theirs, e)
-			if got != want {
+			want := formatted(t, theirs, e)
+			if got := formatted(t, textLines{theirs}, e); got != want {
 				t.Errorf("%s:\n got %q\nwant %q", name, got, want)
+			}
+			if got := formatted(t, textLines{theirs}, withFields(e)); got != want {
+				t.Errorf("%s, half of the fields in the context:\n got %q\nwant %q", name, got, want)
 			}
 		}
 	}
+}
+
+// withFields is e with every other field in a bastion.Fields.
+func withFields(e *logrus.Entry) *logrus.Entry {
+	split := *e
+	var fields bastion.Fields
+	split.Data = logrus.Fields{}
+	for name, value := range e.Data {
+		if len(fields.List) <= len(split.Data) {
+			fields.List = append(fields.List, bastion.Field{Name: name, Value: value})
+		} else {
+			split.Data[name] = value
+		}
+	}
+	split.Context = fields
+	return &split
 }
 
 func formatted(t *testing.T, f logrus.Formatter, e *logrus.Entry) string {
