@@ -233,7 +233,7 @@ func (c *connection) recordLogin(p *Principal, algorithm string) {
 	rec.Hassh, rec.Detail = c.hassh(), "signed with "+algorithm
 	c.server.forwarder.counts.login("ok", "")
 	// A login reaches nothing: no disk holds it up.
-	c.server.forwarder.write(rec, c.server.limits.DialTimeout, func(err error) { c.appended(rec.Type, err) })
+	c.server.forwarder.write(&rec, c.server.limits.DialTimeout, func(err error) { c.appended(rec.Type, err) })
 	fields := c.fields()
 	fields[fieldLogin], fields[fieldKey], fields[fieldClient] = printable(p.Login), p.Key, printable(p.Client)
 	if rec.Hassh != "" {

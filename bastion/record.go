@@ -20,7 +20,7 @@ func (f *Forwarder) deny(fw *forward, kind RefusalKind, cause *endCause, said st
 	f.counts.forward("deny", cause.reason)
 	line := f.logLine(fw).WithFields(logrus.Fields{fieldReason: rec.Reason, fieldDetail: printable(rec.Detail)})
 	line.Warn("forward denied")
-	f.write(rec, f.limits.DialTimeout, func(err error) {
+	f.write(&rec, f.limits.DialTimeout, func(err error) {
 		if err != nil {
 			line.WithError(err).Error("a denied forward is not recorded")
 			f.recordFailed()
@@ -85,7 +85,7 @@ func (f *Forwarder) end(fw *forward, t audit.Type, cause *endCause) {
 		}
 	}
 	if fw.recording.TryLock() {
-		f.write(rec, 0, func(err error) {
+		f.write(&rec, 0, func(err error) {
 			defer fw.recording.Unlock()
 			try(err)
 		})
@@ -108,8 +108,9 @@ type starter interface {
 // that, so that the records of a connection come in the order of their events
 // and an answer after its record; but no longer than recordWait: then, and
 // where the log fails, the rest is done beside. It is given up after limit; 0:
-// when the server no longer waits.
-func (f *Forwarder) write(rec audit.Record, limit time.Duration, then func(error)) {
+// when the server no longer waits. Rec is not changed, and not copied: what
+// follows may hold it, and a copy on the heap for each is 2 % of a short forward.
+func (f *Forwarder) write(rec *audit.Record, limit time.Duration, then func(error)) {
 	limited := func(wait func(context.Context) error) error {
 		if limit == 0 {
 			return wait(f.giveUp)
@@ -122,11 +123,11 @@ func (f *Forwarder) write(rec audit.Record, limit time.Duration, then func(error
 	defer f.writing.Add(-1)
 	var pending *audit.Pending
 	if log, ok := f.recorder.(starter); ok && f.giveUp.Err() == nil {
-		pending = log.Start(rec)
+		pending = log.Start(*rec)
 	}
 	if pending == nil {
 		f.beside(func() {
-			then(limited(func(ctx context.Context) error { return f.recorder.Append(ctx, rec) }))
+			then(limited(func(ctx context.Context) error { return f.recorder.Append(ctx, *rec) }))
 		})
 		return
 	}
