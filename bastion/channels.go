@@ -112,6 +112,9 @@ const closeMost = 10 * time.Minute
 // connection, since it holds memory. A client whose own reader stands still
 // may take its time, but not for ever.
 func (c *connection) awaitClose(gone <-chan struct{}) {
+	if closed(gone) { // as it mostly is
+		return
+	}
 	limit := c.server.limits.HalfClosed
 	if limit <= 0 {
 		limit = closeMost

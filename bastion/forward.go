@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
@@ -133,6 +132,7 @@ type Forwarder struct {
 	dialer     Dialer
 	recorder   Recorder
 	limits     Limits
+	noAnswer   *endCause     // of a forward that is not answered within dial_timeout
 	progress   time.Duration // between forward.progress records; 0: none
 	// closeOnLogFailure ends what runs when a record cannot be written.
 	// Otherwise only new forwards are refused.
@@ -242,8 +242,7 @@ func (f *Forwarder) Forward(ctx context.Context, p Principal, ask Ask, accept fu
 	defer func() { f.descriptors.give(holds) }()
 	defer f.endPanicked(fw)
 
-	answer, stop := context.WithDeadlineCause(fw.ctx, ask.At.Add(f.limits.DialTimeout),
-		&endCause{reasonTimeout, fmt.Sprintf("no answer within dial_timeout, %v", f.limits.DialTimeout)})
+	answer, stop := context.WithDeadlineCause(fw.ctx, ask.At.Add(f.limits.DialTimeout), f.noAnswer)
 	defer stop()
 	addrs, refusal := f.judge(answer, fw)
 	if refusal != nil {

@@ -209,15 +209,27 @@ func (r *relayed) finish(cause *endCause) *endCause {
 	// frees that only when the peer closes the channel or the connection
 	// ends. Close the channel beside it, and wait a moment for the count.
 	go r.client.Close()
-	select {
-	case <-r.downOver:
-	case <-time.After(writeSettle):
-		cause = &endCause{cause.reason, cause.detail + fmt.Sprintf("; the client was not reading: up to %d bytes more may have reached it", relayBuffer)}
+	if !closed(r.downOver) { // as it mostly is: then a timer is only garbage
+		select {
+		case <-r.downOver:
+		case <-time.After(writeSettle):
+			cause = &endCause{cause.reason, cause.detail + fmt.Sprintf("; the client was not reading: up to %d bytes more may have reached it", relayBuffer)}
+		}
 	}
 	r.downCount.Lock()
 	r.counted = true
 	r.downCount.Unlock()
 	return cause
+}
+
+// closed reports whether done is.
+func closed(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
 }
 
 // abort resets the target's connection. What the target has not taken by then

@@ -150,6 +150,7 @@ func New(c Config) (*Server, error) {
 		now:        s.now,
 		authorizer: &s.policies, hosts: c.Hosts, dns: c.DNS, dialer: c.Dialer, recorder: c.Recorder,
 		limits: c.Limits, progress: c.Progress, closeOnLogFailure: c.CloseOnLogFailure, log: c.Log,
+		noAnswer: &endCause{reasonTimeout, fmt.Sprintf("no answer within dial_timeout, %v", c.Limits.DialTimeout)},
 	}
 	s.turns = newTurns(s.forwarder.pace.busy.Load)
 	s.forwarder.descriptors.most = c.Descriptors
