@@ -144,7 +144,7 @@ func (c *connection) serve() {
 	if n := c.denials.Load(); n > maxDenials {
 		rec.Detail += fmt.Sprintf("; %d requests were refused, of which %d are recorded", n, maxDenials)
 	}
-	c.append(rec)
+	c.server.forwarder.write(&rec, c.server.limits.DialTimeout, func(err error) { c.appended(rec.Type, err) })
 	c.line().WithFields(logrus.Fields{fieldReason: rec.Reason, fieldDetail: printable(rec.Detail)}).Info("connection closed")
 }
 
