@@ -23,6 +23,14 @@
 // What goes wrong before the open is a forward.deny, which never follows an
 // open; what goes wrong between open and confirm is a forward.fail.
 //
+// The way of the bytes of a forward, where all but the SSH library is ours:
+//
+//	client ─ readAhead ─▶ library ─▶ channelStream ─ clientReader ─▶ relay ─ socketWriter ─▶ target
+//	client ◀─ outgoing ◀─ merger ◀─ library ◀─ channelStream ◀─ relay ◀─ targetReader ─ target
+//
+// A channelStream lets small answers pass bulk (traffic, lane). What each is worth
+// is in docs/performance.md.
+//
 // Who has not logged in can write nothing but auth.fail records, and of those
 // no more than a flood lets through; it counts the others and tells of them in
 // auth.flood records, so that every failure is in the log and the log stays
