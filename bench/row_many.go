@@ -169,7 +169,9 @@ func (b *bench) bulkOfMany(ctx context.Context, clients []*goClient, each int, w
 		}
 		return nil
 	}
-	if err := until(arrived.Load() + max(warmUp, int64(len(conns))*64<<10)); err != nil {
+	// So much that the server's memory has been used before: a page that is new to
+	// it costs more than what is written into it.
+	if err := until(arrived.Load() + max(warmUp, int64(len(conns))<<20)); err != nil {
 		return 0, err
 	}
 	before, err := b.cpu()
