@@ -138,7 +138,7 @@ type stats struct {
 	own     Stats
 	shown   atomic.Pointer[Stats]
 	writing atomic.Int64 // since when, as of time.Time.UnixNano; 0: nothing is
-	batch   atomic.Int64 // how many records are being written
+	batch   atomic.Int64 // how many records are being written, or wait for company
 }
 
 func (s *stats) show() {

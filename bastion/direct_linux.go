@@ -8,7 +8,7 @@ import (
 )
 
 // Sockets are read and written by system calls of which Go's scheduler is not
-// told. None of these can block, but with large buffers they take longer than the
+// told. None of these waits for the peer, but with large buffers they take longer than the
 // 20 µs after which the scheduler thinks so: it then has another thread go on in
 // their place, which costs two changes of threads and keeps its monitor awake.
 // Bulk both ways, and a small request and its answer, take a fifth to a quarter

@@ -34,7 +34,7 @@ type Field struct {
 
 // Fields are those of a line about a forward, in no order: see FieldFormatter.
 type Fields struct {
-	context.Context // is not set: this is one only to be in the line's entry
+	context.Context // holds nothing: this is one only to be in the line's entry
 	List            []Field
 }
 
@@ -51,7 +51,7 @@ type FieldFormatter interface {
 func (f *Forwarder) logLine(fw *forward, more ...Field) *logrus.Entry {
 	fields := f.logFields(fw, more)
 	if _, ok := f.log.Formatter.(FieldFormatter); ok {
-		return &logrus.Entry{Logger: f.log, Context: Fields{List: fields}}
+		return &logrus.Entry{Logger: f.log, Context: Fields{context.Background(), fields}}
 	}
 	data := make(logrus.Fields, len(fields))
 	for _, field := range fields {

@@ -17,8 +17,9 @@ const (
 	// too, once they have.
 	crowdedFor = time.Millisecond
 
-	// drainMost is how long a close may take for what is gathered.
-	drainMost = 2 * time.Second
+	// drainMost is how long a close may take for what was handed over before. Who
+	// reads has it by then; who does not must not hold up what ends him.
+	drainMost = 100 * time.Millisecond
 )
 
 var gatherers = sync.Pool{New: func() any { return new([gatherSize]byte) }}
@@ -35,8 +36,9 @@ var gatherers = sync.Pool{New: func() any { return new([gatherSize]byte) }}
 // when gatherSize is full.
 type outgoing struct {
 	socket *socketWriter
-	mixed  atomic.Int64 // when it last changed which forward writes: see clock; 0: never
-	broken func(error)  // is told, once, that a write has failed; not by a close
+	drain  time.Duration // drainMost
+	mixed  atomic.Int64  // when it last changed which forward writes: see clock; 0: never
+	broken func(error)   // is told, once, that a write has failed; not by a close
 
 	mu       sync.Mutex
 	idle     sync.Cond // writing or draining has ended
@@ -49,7 +51,7 @@ type outgoing struct {
 }
 
 func newOutgoing(conn net.Conn, broken func(error)) *outgoing {
-	o := &outgoing{socket: newSocketWriter(conn), broken: broken}
+	o := &outgoing{socket: newSocketWriter(conn), drain: drainMost, broken: broken}
 	o.idle.L = &o.mu
 	return o
 }
@@ -148,8 +150,9 @@ func (o *outgoing) writeOut(a, b []byte) error {
 	return o.err
 }
 
-// close ends all writing. What is gathered is still given to the socket, as far as
-// it takes that within drainMost; when close returns, the socket may be closed.
+// close ends all writing. What is gathered, or being written, is still given to the
+// socket, as far as it takes that within drain; when close returns, the socket may
+// be closed.
 func (o *outgoing) close() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -160,15 +163,17 @@ func (o *outgoing) close() {
 		return
 	}
 	o.err = net.ErrClosed
-	if o.n == 0 {
+	if o.n == 0 && !o.writing {
 		return
 	}
 	o.draining = true
-	o.socket.conn.SetWriteDeadline(time.Now().Add(drainMost))
+	o.socket.conn.SetWriteDeadline(time.Now().Add(o.drain))
 	for o.writing {
 		o.idle.Wait()
 	}
-	o.writeOut(nil, nil)
+	if o.n > 0 {
+		o.writeOut(nil, nil)
+	}
 	o.draining = false
 	o.idle.Broadcast()
 }

@@ -160,6 +160,7 @@ func stuffed(t *testing.T, o *outgoing) (packet []byte, wrote chan error) {
 
 func TestACloseWaitsForWhatIsBeingWritten(t *testing.T) {
 	o, ours, theirs, _ := outgoingTo(t)
+	o.drain = guard
 	packet, wrote := stuffed(t, o)
 	o.write([]byte("the last words"), nil)
 	closed := make(chan bool)
@@ -179,7 +180,7 @@ func TestACloseWaitsNoLongerThanItsLimit(t *testing.T) {
 	go func() { waits <- o.write(make([]byte, 2*gatherBelow), nil) }()
 	second := make(chan bool)
 	go func() { // as when the library closes, too
-		time.Sleep(drainMost / 4)
+		time.Sleep(o.drain / 4)
 		o.close()
 		close(second)
 	}()

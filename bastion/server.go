@@ -25,7 +25,7 @@ type Config struct {
 	Policy   *authz.Policy
 	Hosts    Resolver
 	DNS      Resolver // nil: names are in the hosts file only
-	Dialer   Dialer   // nil: NewDialer
+	Dialer   Dialer   // nil: NewDialer. The TCP keepalive of what it dials is set in any case
 	Recorder Recorder
 	Limits   Limits
 	Log      *logrus.Logger
