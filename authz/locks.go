@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -348,7 +349,7 @@ func ParseLocks(r io.Reader, filename string) (*Locks, strictyaml.Problems) {
 	l := &Locks{}
 	m := root.Map("version", "lockdown", "locked", "revoked", "undone")
 	var version int
-	if n := m.Require("version"); n.Int(&version, 1, 1<<31) && version != 1 {
+	if n := m.Require("version"); n.Int(&version, 1, math.MaxInt32) && version != 1 {
 		n.Errorf("version %d is not supported by this version", version).Hint = "write version: 1"
 	}
 	if n := m.Get("lockdown"); n != nil {

@@ -148,3 +148,29 @@ roles: {qqqqqqqqq: 1, admin: {qqqqqqqqq: 1}}
 		t.Errorf("%d levels of keys were found: %v", levels, strictyaml.Problems(problems))
 	}
 }
+
+var docLink = regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
+
+func TestWhatTheDocumentationLeadsToIsThere(t *testing.T) {
+	const root = "../.."
+	docs, err := filepath.Glob(root + "/docs/*.md")
+	if err != nil || len(docs) == 0 {
+		t.Fatal(docs, err)
+	}
+	links := 0
+	for _, doc := range append(docs, root+"/README.md") {
+		text, err := os.ReadFile(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, link := range docLink.FindAllSubmatch(text, -1) {
+			links++
+			if _, err := os.Stat(filepath.Join(filepath.Dir(doc), string(link[1]))); err != nil {
+				t.Errorf("%s leads to %s, which is not there", doc, link[1])
+			}
+		}
+	}
+	if links == 0 {
+		t.Error("there are no links")
+	}
+}
