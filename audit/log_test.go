@@ -355,6 +355,55 @@ func TestTheEndOfAForwardWaitsForCompany(t *testing.T) {
 	}
 }
 
+func TestWhatBecomesOfARecordThatWaitsForCompany(t *testing.T) {
+	in := func(name string, f func(t *testing.T, l *Log, d *testDisk, p *Pending)) {
+		t.Run(name, func(t *testing.T) {
+			dir, d := t.TempDir(), &testDisk{}
+			synctest.Test(t, func(t *testing.T) {
+				l := open(t, dir, Options{disk: d})
+				p := l.Start(Record{Type: ConnClose, Conn: "c1", Detail: "the end"})
+				synctest.Wait() // until the writer has it
+				f(t, l, d, p)
+				l.Close()
+			})
+		})
+	}
+	in("the end of a connection waits, too", func(t *testing.T, l *Log, _ *testDisk, p *Pending) {
+		began := time.Now()
+		if err := p.Wait(t.Context()); err != nil || time.Since(began) != company {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+	})
+	in("one that is withdrawn meanwhile is not written", func(t *testing.T, l *Log, d *testDisk, p *Pending) {
+		writes := d.writes.Load()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := p.Wait(ctx); err == nil || errors.Is(err, ErrInFlight) {
+			t.Errorf("withdrawn: %v", err)
+		}
+		time.Sleep(2 * company)
+		if n, w := l.Stats().Waiting, d.writes.Load()-writes; n != 0 || w != 0 {
+			t.Errorf("%d records wait, %d writes", n, w)
+		}
+		try(t, jot(l, "the next"))
+	})
+	in("one whose disk fails is told so", func(t *testing.T, l *Log, d *testDisk, p *Pending) {
+		d.failing(func(op, _ string) error {
+			if op == "sync" {
+				return syscall.EIO
+			}
+			return nil
+		})
+		if err := p.Wait(t.Context()); !errors.Is(err, syscall.EIO) {
+			t.Error(err)
+		}
+		if err := jot(l, "company"); err == nil {
+			t.Error("a record is written to a disk that fails")
+		}
+		d.failing(nil)
+	})
+}
+
 // block lets every fsync wait until let is called.
 func block(t testing.TB, d *testDisk) (let func()) {
 	open := make(chan struct{})

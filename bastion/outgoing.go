@@ -163,7 +163,7 @@ func (o *outgoing) close() {
 		return
 	}
 	o.err = net.ErrClosed
-	if o.n == 0 && !o.writing {
+	if o.n == 0 && !o.writing || o.socket.raw == nil { // a deadline may mean nothing to what is no socket
 		return
 	}
 	o.draining = true
