@@ -43,6 +43,43 @@ func TestForwardsThatWriteByTurnsGetTheirOwnBytes(t *testing.T) {
 	}
 }
 
+// When the server has begun to renew the keys, x/crypto/ssh holds 64 packets and
+// then waits, in its loop too if that has to answer the end of a forward; behind it
+// 16 more fill a queue, and the client's part of the renewal is never read. It takes
+// small thresholds and luck. The keepalive must then end the connection, with its
+// records.
+func TestAConnectionThatStallsInARenewalIsEndedByTheKeepalive(t *testing.T) {
+	const forwards, each, renewed = 20, 1 << 20, 1 << 20
+	port := bastiontest.Target(t, bastiontest.Echo)
+	b := bastiontest.Start(t, bastiontest.Options{
+		Limits: func(l *bastion.Limits) { l.KeepaliveInterval, l.KeepaliveMaxMissed = time.Second, 2 },
+		Config: func(c *bastion.Config) { c.RekeyThreshold = renewed },
+	})
+	config := b.ClientConfig("alice", b.Alice)
+	config.RekeyThreshold = renewed
+	client := b.DialAs(config)
+	done := make(chan error, forwards)
+	for i := range forwards {
+		go func() { done <- echoedInPieces(client.Dial, fmt.Sprintf("target:%d", port), uint64(i), each) }()
+	}
+	stalled := 0
+	for range forwards {
+		select {
+		case err := <-done:
+			if err != nil {
+				stalled++
+			}
+		case <-time.After(bastiontest.Wait):
+			t.Fatal("a forward did not end")
+		}
+	}
+	client.Close()
+	end := b.Book.Await(t, audit.ConnClose, 1)
+	if stalled > 0 && end.Reason != "keepalive" {
+		t.Errorf("%d forwards broke off; the connection ended for %s: %s", stalled, end.Reason, end.Detail)
+	}
+}
+
 // echoedInPieces sends size bytes in pieces of all sizes to a target that sends them back.
 func echoedInPieces(dial func(network, addr string) (net.Conn, error), addr string, seed uint64, size int) error {
 	conn, err := dial("tcp", addr)
